@@ -1,0 +1,1 @@
+//! The route-nginx step plugin.
