@@ -1,1 +1,75 @@
-//! sdk
+//! Everything an author of a connect-migrator step plugin needs, and nothing else.
+//!
+//! A plugin implements [`Step`] for a type of its own, names the type in [`export_plugin!`], and is built as a `cdylib`.
+//! It writes settings, a check, an apply and a rollback; it never sees the boundary between it and the daemon.
+//!
+//! ```
+//! use connect_migrator_sdk::prelude::*;
+//!
+//! #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+//! #[serde(deny_unknown_fields)]
+//! struct Settings {
+//!     /// Where the balancer's API answers.
+//!     url: String,
+//! }
+//!
+//! struct Balancer;
+//!
+//! impl Step for Balancer {
+//!     type Config = Settings;
+//!     type Undo = String;
+//!
+//!     fn info() -> StepInfo {
+//!         StepInfo::new("balancer", "Moves the pool of the site's balancer to the container").routes()
+//!     }
+//!
+//!     async fn check(config: &Settings, _cx: &Context) -> Result<Vec<Finding>, StepError> {
+//!         Ok(vec![Finding::ok("balancer-reachable", format!("{} answers", config.url))])
+//!     }
+//!
+//!     async fn apply(_config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
+//!         cx.record_undo(&"pool-a".to_string())?; // durable before anything changes
+//!         Ok(Outcome::changed("pool-a now points at the container"))
+//!     }
+//!
+//!     async fn rollback(_: &Settings, _: &Context, _of: Op, undo: Vec<String>) -> Result<Undone, StepError> {
+//!         Ok(Undone::restored(format!("pool put back: {}", undo.join(", "))))
+//!     }
+//! }
+//! connect_migrator_sdk::export_plugin!(Balancer);
+//! # fn main() {}
+//! ```
+//!
+//! The order of calls, and what each may do, stands at [`Step`].
+#![deny(missing_docs)]
+
+pub mod context;
+pub mod error;
+pub mod facts;
+pub mod finding;
+pub mod outcome;
+pub mod secret;
+pub mod step;
+pub mod testing;
+
+pub use context::{Context, HostCalls, HostRefused, Invocation, LogLevel, Progress};
+pub use error::StepError;
+pub use facts::{Migration, Source, Target};
+pub use finding::{Finding, Severity};
+pub use outcome::{Change, Done, Outcome, Probe, Undone, Verdict};
+pub use secret::{Secret, SecretRef};
+pub use step::{Op, Role, Step, StepInfo};
+
+/// What an author imports.
+pub mod prelude {
+    pub use crate::{
+        Change, Context, Finding, Op, Outcome, Probe, Role, Secret, SecretRef, Severity, Source, Step,
+        StepError, StepInfo, Target, Undone, Verdict,
+    };
+}
+
+/// Exports the steps of a plugin. Given the types that implement [`Step`].
+#[macro_export]
+macro_rules! export_plugin {
+    ($($step:ty),+ $(,)?) => {};
+}

@@ -1,1 +1,8 @@
-//! plugins/connect
+//! What several steps must know about a Posit Connect installation: its configuration grammar, its versions, its data
+//! directory, what must change in a container's configuration, and its server API.
+
+pub mod api;
+pub mod container;
+pub mod gcfg;
+pub mod installation;
+pub mod version;

@@ -1,0 +1,1 @@
+//! The Connect Server API, as far as a migration needs it.

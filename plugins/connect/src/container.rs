@@ -1,0 +1,1 @@
+//! What must change in the configuration when Connect moves into a container.

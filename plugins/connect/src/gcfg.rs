@@ -1,0 +1,1 @@
+//! The configuration file, read and edited without losing a byte.

@@ -1,0 +1,1 @@
+//! An installation of Connect on this host.
