@@ -1,1 +1,10 @@
-//! daemon
+//! connect-migrator: moves a Posit Connect server from its host into a container, and back if need be.
+//!
+//! `cli` and `bus` are thin faces of `engine`; `engine` does no I/O of its own but through the traits that `state` and `host`
+//! implement.
+
+pub mod engine;
+pub mod host;
+pub mod runbook;
+pub mod state;
+pub mod systemd;
