@@ -4,5 +4,7 @@
 pub mod api;
 pub mod container;
 pub mod gcfg;
+mod gcfg_scan;
 pub mod installation;
+pub mod secrets;
 pub mod version;
