@@ -1,0 +1,246 @@
+//! What comes next. A pure function of what is durable, so that a run that was cut off anywhere goes on as if it had not been.
+
+use super::{Plan, findings, has_blocker};
+use crate::runbook::OnFailure;
+use crate::state::{CallRecord, CallResult, Cause, Decision, End, Event, Failure, MayDo, Stop, View};
+use connect_migrator_sdk::{Op, Probe, Role, Undone, Verdict};
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// What the engine does next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Make a call.
+    Call {
+        /// Index in the program.
+        place: usize,
+        /// The call.
+        op: Op,
+        /// For rollback and probe: the call in question.
+        of: Option<Op>,
+        /// Which try.
+        attempt: u32,
+        /// The last checkpoint of an earlier try.
+        checkpoint: Option<Value>,
+        /// The undo records of the call in question, oldest first.
+        undo: Vec<Value>,
+    },
+    /// Write down a decision.
+    Append(Event),
+    /// Watch the new server.
+    Soak {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Wait for an operator: end this run.
+    Wait(Stop),
+    /// It is over.
+    Done(End),
+}
+
+/// Decides. `view` belongs to a started migration of `plan`.
+#[must_use]
+pub fn next(plan: &Plan, view: &View) -> Next {
+    if let Some((_, end)) = &view.closed {
+        return Next::Done(end.clone());
+    }
+    if let Some(stop) = &view.stop {
+        return Next::Wait(stop.clone());
+    }
+    match view.decision {
+        Some(Decision::Rollback { .. }) => back(plan, view),
+        _ => forward(plan, view),
+    }
+}
+
+fn forward(plan: &Plan, view: &View) -> Next {
+    let committed = matches!(view.decision, Some(Decision::Commit { .. }));
+    let mut checked = false;
+    for (place, spot) in plan.program.iter().enumerate() {
+        if spot.op != Op::Check && !checked {
+            checked = true;
+            // Only before anything was touched: later the checks describe a world that is gone.
+            let touched = view.calls.iter().any(|call| call.op != Op::Check);
+            if !touched && has_blocker(&findings(view)) {
+                return Next::Append(Event::Closed { end: End::Blocked });
+            }
+        }
+        if spot.op == Op::Finalize && !committed {
+            return soak(view);
+        }
+        let Some(last) = view.tries(place, spot.op, None).next_back() else {
+            return first_try(place, spot.op);
+        };
+        match &last.result {
+            None => return cut_off(view, last),
+            Some(CallResult::Failed(failure))
+                if failure.cancelled || (last.before_resume && spot.op != Op::Check) =>
+            {
+                return try_again(last);
+            }
+            // A check that failed is a blocker, and a finalize that failed is only reported.
+            Some(CallResult::Failed(_)) if matches!(spot.op, Op::Check | Op::Finalize) => {}
+            Some(CallResult::Failed(failure)) => return failed(plan, last, failure),
+            Some(CallResult::Answered { answer, .. }) if spot.op == Op::Verify => {
+                if let Some(failure) = broken(answer) {
+                    return if last.before_resume { try_again(last) } else { failed(plan, last, &failure) };
+                }
+            }
+            Some(CallResult::Answered { .. }) => {}
+        }
+    }
+    if committed { Next::Append(Event::Closed { end: End::Committed }) } else { soak(view) }
+}
+
+fn soak(view: &View) -> Next {
+    match view.soak_since {
+        Some(since) => Next::Soak { since },
+        None => Next::Append(Event::SoakStarted),
+    }
+}
+
+fn first_try(place: usize, op: Op) -> Next {
+    Next::Call { place, op, of: None, attempt: 1, checkpoint: None, undo: Vec::new() }
+}
+
+fn try_again(last: &CallRecord) -> Next {
+    Next::Call {
+        place: last.place,
+        op: last.op,
+        of: last.of,
+        attempt: last.attempt + 1,
+        checkpoint: last.checkpoint.clone(),
+        undo: Vec::new(),
+    }
+}
+
+/// The call has an intent and no outcome: look at the world, never guess.
+fn cut_off(view: &View, last: &CallRecord) -> Next {
+    if !last.op.changes() {
+        return try_again(last);
+    }
+    let probe = |attempt| Next::Call {
+        place: last.place,
+        op: Op::Probe,
+        of: Some(last.op),
+        attempt,
+        checkpoint: last.checkpoint.clone(),
+        undo: last.undo.clone(),
+    };
+    let probes = view.tries(last.place, Op::Probe, Some(last.op));
+    let Some(probed) = probes.filter(|probe| probe.number > last.number).next_back() else { return probe(1) };
+    let answer = match &probed.result {
+        None => return probe(probed.attempt + 1),
+        Some(CallResult::Failed(failure)) if failure.cancelled => return probe(probed.attempt + 1),
+        Some(CallResult::Failed(failure)) => Probe::Unknown { why: failure.why.clone() },
+        Some(CallResult::Answered { answer, .. }) => {
+            serde_json::from_value(answer.clone()).unwrap_or_else(|error| Probe::Unknown {
+                why: format!("the probe's answer was not understood: {error}"),
+            })
+        }
+    };
+    match answer {
+        Probe::Done { outcome } => Next::Append(Event::Outcome {
+            call: last.number,
+            result: CallResult::Answered {
+                answer: serde_json::to_value(outcome).unwrap_or(Value::Null),
+                probed: true,
+            },
+        }),
+        Probe::RunAgain => try_again(last),
+        Probe::Unknown { .. } if probed.before_resume => probe(probed.attempt + 1),
+        Probe::Unknown { why } => Next::Append(Event::Stopped {
+            why: format!(
+                "step `{}` was cut off during {}, and it cannot be told whether it was carried out: {why}",
+                last.step, last.op
+            ),
+            may: vec![MayDo::Resume, MayDo::Rollback],
+        }),
+    }
+}
+
+/// The failure that a verdict stands for, if it does.
+pub(super) fn broken(answer: &Value) -> Option<Failure> {
+    let failure =
+        |why: String, remedy: String| Some(Failure { why, remedy, cancelled: false, crashed: false });
+    match serde_json::from_value(answer.clone()) {
+        Ok(Verdict::Holds { .. }) => None,
+        Ok(Verdict::Broken { why, remedy }) => failure(why, remedy),
+        Err(error) => failure(format!("the answer of verify was not understood: {error}"), String::new()),
+    }
+}
+
+fn failed(plan: &Plan, call: &CallRecord, failure: &Failure) -> Next {
+    match plan.on_failure {
+        OnFailure::Rollback => Next::Append(Event::RollbackDecided {
+            cause: Cause {
+                step: Some(call.step.clone()),
+                op: Some(call.op),
+                why: failure.why.clone(),
+                remedy: failure.remedy.clone(),
+            },
+        }),
+        OnFailure::Pause => Next::Append(Event::Stopped {
+            why: format!("step `{}` failed in {}: {}", call.step, call.op, failure.why),
+            may: vec![MayDo::Resume, MayDo::Rollback],
+        }),
+    }
+}
+
+/// The way back: every call that recorded an undo record, newest first.
+fn back(plan: &Plan, view: &View) -> Next {
+    let mut left = Vec::new();
+    let mut failures = Vec::new();
+    let mut target_may_live = false;
+    for (place, spot) in plan.program.iter().enumerate().rev() {
+        if !matches!(spot.op, Op::Prepare | Op::EnterWindow | Op::Apply) {
+            continue;
+        }
+        let undo: Vec<Value> =
+            view.tries(place, spot.op, None).flat_map(|call| call.undo.iter().cloned()).collect();
+        let Some(step) = plan.steps.get(spot.step) else { continue };
+        if undo.is_empty() {
+            continue;
+        }
+        // Never two Connects: while it is not known that the new one is gone, the old one stays down.
+        if step.info.role == Role::StopsSource && spot.op == Op::Apply && target_may_live {
+            failures.push(format!("`{}` was left as it is, so that not two Connects run", step.id));
+            continue;
+        }
+        let call = |attempt, checkpoint| Next::Call {
+            place,
+            op: Op::Rollback,
+            of: Some(spot.op),
+            attempt,
+            checkpoint,
+            undo: undo.clone(),
+        };
+        let Some(last) = view.tries(place, Op::Rollback, Some(spot.op)).next_back() else {
+            return call(1, None);
+        };
+        match &last.result {
+            Some(CallResult::Answered { answer, .. }) => {
+                match serde_json::from_value::<Undone>(answer.clone()) {
+                    Ok(undone) => {
+                        left.extend(undone.left.into_iter().map(|left| format!("`{}`: {left}", step.id)))
+                    }
+                    Err(error) => left.push(format!("`{}`: its answer was not understood: {error}", step.id)),
+                }
+            }
+            Some(CallResult::Failed(failure)) if !failure.cancelled && !last.before_resume => {
+                let remedy = if failure.remedy.is_empty() { "" } else { "; " };
+                failures
+                    .push(format!("`{}` ({}): {}{remedy}{}", step.id, spot.op, failure.why, failure.remedy));
+                target_may_live |= step.info.role == Role::StartsTarget && spot.op == Op::Apply;
+            }
+            _ => return call(last.attempt + 1, last.checkpoint.clone()),
+        }
+    }
+    if failures.is_empty() {
+        return Next::Append(Event::Closed { end: End::RolledBack { left } });
+    }
+    Next::Append(Event::Stopped {
+        why: format!("rollback needs you: {}", failures.join("; ")),
+        may: vec![MayDo::Rollback],
+    })
+}

@@ -1,0 +1,484 @@
+//! Carries out what [`next`] decides, until there is nothing more to do.
+
+use super::call::{Caller, Journal, NoteTaker, Secrets, SharedJournal};
+use super::decide::{Next, broken, next};
+use super::plan::Plan;
+use super::window::windows;
+use crate::runbook::Then;
+use crate::state::{CallResult, Cause, End, Event, Failure, Phase, Stop, Store, StoreError, View};
+use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// How often the loop says that it is alive while a call runs.
+const ALIVE_EVERY_SECS: u64 = 2;
+/// How many rounds of the soak must fail in a row until the new server counts as broken.
+const SOAK_STRIKES: u32 = 3;
+/// How long to wait for the next round after a failed one.
+const SOAK_RETRY_SECS: u64 = 2;
+
+/// The engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The state could not be written or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder of a step could not be made.
+    #[error("could not make the folder {0} of a step: {1}; check that the disk is not full or read-only")]
+    StepDir(std::path::PathBuf, std::io::Error),
+    /// There is no migration to go on with.
+    #[error("no migration has been started")]
+    NotStarted,
+}
+
+/// What an operator asks of a running engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Stop at the next safe point.
+    Park,
+    /// Take the way back.
+    Rollback,
+    /// End the soak now.
+    Commit,
+}
+
+/// How a command is answered: a sentence on what will happen, or why not.
+pub type Reply = oneshot::Sender<Result<String, String>>;
+
+/// How a run of the engine ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finish {
+    /// The migration is over.
+    Closed(End),
+    /// Parked; the next run goes on.
+    Parked,
+    /// An operator is needed.
+    Waiting(Stop),
+}
+
+/// Something to be told.
+#[derive(Debug)]
+pub enum Note<'a> {
+    /// An event has become durable; the view includes it.
+    Event {
+        /// The event.
+        event: &'a Event,
+        /// The state with it.
+        view: &'a View,
+        /// The phase it belongs to.
+        phase: Phase,
+    },
+    /// A step wrote a line.
+    Log {
+        /// The step's id.
+        step: &'a str,
+        /// Its plugin.
+        plugin: &'a str,
+        /// How much it matters.
+        level: LogLevel,
+        /// The line.
+        message: &'a str,
+    },
+    /// A step reports how far it has come.
+    Progress {
+        /// The step's id.
+        step: &'a str,
+        /// How far.
+        progress: &'a Progress,
+    },
+    /// A round of the soak.
+    Soaked {
+        /// Why the new server is not as it should be, if it is not.
+        broken: Option<&'a str>,
+        /// How long the soak still lasts.
+        left: Duration,
+    },
+    /// The loop runs. `busy`: a call that must not be cut off is under way, or users are not served.
+    Alive {
+        /// See above.
+        busy: bool,
+    },
+}
+
+/// Who is told.
+pub trait Observer: Send + Sync {
+    /// Is told. Must not block for long.
+    fn note(&self, note: &Note<'_>);
+}
+
+/// Time, so that tests need not wait.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+    /// Waits.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// The real time.
+#[derive(Debug, Default)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Runs one migration.
+#[allow(missing_debug_implementations, reason = "it holds the traits of its surroundings")]
+pub struct Engine {
+    plan: Plan,
+    journal: SharedJournal,
+    caller: Arc<dyn Caller>,
+    secrets: Arc<dyn Secrets>,
+    observer: Arc<dyn Observer>,
+    clock: Arc<dyn Clock>,
+    park: bool,
+    rollback: bool,
+    commit: bool,
+}
+
+impl Engine {
+    /// An engine on the state that `store` holds.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn new(
+        plan: Plan,
+        store: Arc<dyn Store>,
+        caller: Arc<dyn Caller>,
+        secrets: Arc<dyn Secrets>,
+        observer: Arc<dyn Observer>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, EngineError> {
+        let journal = SharedJournal::new(Journal::open(store)?);
+        Ok(Engine {
+            plan,
+            journal,
+            caller,
+            secrets,
+            observer,
+            clock,
+            park: false,
+            rollback: false,
+            commit: false,
+        })
+    }
+
+    /// The current state.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.journal.view()
+    }
+
+    /// Appends the first event of a migration.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub fn start(&self, started: &Event) -> Result<(), EngineError> {
+        self.append(started)
+    }
+
+    /// Goes on until the migration is over, parked, or needs an operator. A migration that waited for one counts as resumed.
+    ///
+    /// # Errors
+    /// When the state cannot be written: nothing more was done after that.
+    pub async fn run(
+        &mut self,
+        commands: &mut mpsc::Receiver<(Command, Reply)>,
+    ) -> Result<Finish, EngineError> {
+        if self.journal.with(|view| view.started.is_none()) {
+            return Err(EngineError::NotStarted);
+        }
+        if self.journal.with(|view| view.stop.is_some() && view.is_open()) {
+            self.append(&Event::Resumed)?;
+        }
+        loop {
+            while let Ok((command, reply)) = commands.try_recv() {
+                self.heed(&command, reply, None);
+            }
+            if self.rollback && self.journal.with(|view| view.decision.is_none() && view.is_open()) {
+                self.rollback = false;
+                self.append(&Event::RollbackDecided { cause: operators_cause() })?;
+                continue;
+            }
+            if self.park && self.journal.with(|view| view.is_open() && !in_window(view)) {
+                self.append(&Event::Parked)?;
+                return Ok(Finish::Parked);
+            }
+            let decided = self.journal.with(|view| next(&self.plan, view));
+            match decided {
+                Next::Done(end) => return Ok(Finish::Closed(end)),
+                Next::Wait(stop) => return Ok(Finish::Waiting(stop)),
+                Next::Append(event) => self.append(&event)?,
+                Next::Soak { since } => self.soak(since, commands).await?,
+                call @ Next::Call { .. } => self.call(&call, commands).await?,
+            }
+        }
+    }
+
+    fn append(&self, event: &Event) -> Result<(), EngineError> {
+        if let Err(why) = self.journal.append(event) {
+            return Err(EngineError::Store(self.journal.take_failure().unwrap_or(StoreError {
+                tried: "append to",
+                path: "of the migration".into(),
+                why,
+                remedy: "start again once that is mended".into(),
+            })));
+        }
+        self.journal.with(|view| self.observer.note(&Note::Event { event, view, phase: view.phase() }));
+        Ok(())
+    }
+
+    /// Takes a command; answers it, and cancels the running call where that is safe and wanted.
+    fn heed(&mut self, command: &Command, reply: Reply, running: Option<(Op, &CancellationToken)>) {
+        let view = self.view();
+        let interrupt = |word: &str| match running {
+            Some((op, cancel)) if matches!(op, Op::Check | Op::Prepare | Op::Verify | Op::Probe) => {
+                cancel.cancel();
+                format!("{word} now")
+            }
+            Some((op, _)) => format!("{word} when the running call ({op}) has ended"),
+            None => format!("{word} now"),
+        };
+        let answer = match command {
+            _ if !view.is_open() => Err("the migration is over".to_owned()),
+            Command::Park if in_window(&view) => {
+                self.park = true;
+                Ok("parks as soon as users are served again".into())
+            }
+            Command::Park => {
+                self.park = true;
+                Ok(interrupt("parks"))
+            }
+            Command::Rollback => match &view.decision {
+                Some(crate::state::Decision::Commit { .. }) => {
+                    Err("it is already committed: there is no way back".into())
+                }
+                Some(_) => Ok("it is already rolling back".into()),
+                None => {
+                    self.rollback = true;
+                    Ok(interrupt("rolls back"))
+                }
+            },
+            Command::Commit => {
+                if view.soak_since.is_some() && view.decision.is_none() {
+                    self.commit = true;
+                    Ok("commits as soon as one more round of verification holds".into())
+                } else {
+                    Err("only a migration in its soak can be committed".into())
+                }
+            }
+        };
+        // Whoever asked may have gone away.
+        let _ = reply.send(answer);
+    }
+
+    async fn call(
+        &mut self,
+        call: &Next,
+        commands: &mut mpsc::Receiver<(Command, Reply)>,
+    ) -> Result<(), EngineError> {
+        let Next::Call { place, op, of, attempt, checkpoint, undo } = call.clone() else { return Ok(()) };
+        let Some(step) = self.plan.step_at(place).cloned() else { return Ok(()) };
+        let state_dir = self.plan.steps_dir.join(&step.id);
+        std::fs::create_dir_all(&state_dir)
+            .map_err(|error| EngineError::StepDir(state_dir.clone(), error))?;
+        let (number, migration, facts) =
+            self.journal.with(|view| (view.next_call(), view.migration().to_owned(), view.facts.clone()));
+        self.append(&Event::Intent { call: number, place, step: step.id.clone(), op, of, attempt })?;
+        let invocation = Invocation {
+            step: step.id.clone(),
+            uses: step.info.name.clone(),
+            op,
+            of,
+            attempt,
+            config: step.config.clone(),
+            migration: Migration { id: migration, instance: self.plan.instance.clone() },
+            source: self.plan.source.clone(),
+            state_dir,
+            facts,
+            checkpoint,
+            undo,
+        };
+        let listener = Arc::new(NoteTaker {
+            journal: op.changes().then(|| (self.journal.clone(), number)),
+            observer: Arc::clone(&self.observer),
+            secrets: Arc::clone(&self.secrets),
+            credentials: step.credentials.clone(),
+            step: step.id.clone(),
+            plugin: step.plugin.name(),
+        });
+        let cancel = CancellationToken::new();
+        let caller = Arc::clone(&self.caller);
+        let made = caller.call(&step, invocation, self.plan.timeout(op), listener, cancel.clone());
+        let result = self.attend(made, op, &cancel, commands).await;
+        if let Some(error) = self.journal.take_failure() {
+            return Err(error.into());
+        }
+        let result = match result {
+            Ok(answer) => CallResult::Answered { answer, probed: false },
+            Err(failure) => CallResult::Failed(failure),
+        };
+        self.append(&Event::Outcome { call: number, result })
+    }
+
+    /// Waits for a call while commands are heeded and the watchdog is fed.
+    async fn attend(
+        &mut self,
+        made: BoxFuture<'_, Result<serde_json::Value, Failure>>,
+        op: Op,
+        cancel: &CancellationToken,
+        commands: &mut mpsc::Receiver<(Command, Reply)>,
+    ) -> Result<serde_json::Value, Failure> {
+        let mut made = made;
+        let mut commands_open = true;
+        loop {
+            let busy = matches!(op, Op::EnterWindow | Op::Apply | Op::Rollback | Op::Finalize)
+                || self.journal.with(in_window);
+            self.observer.note(&Note::Alive { busy });
+            tokio::select! {
+                result = &mut made => return result,
+                command = commands.recv(), if commands_open => match command {
+                    Some((command, reply)) => self.heed(&command, reply, Some((op, cancel))),
+                    None => commands_open = false,
+                },
+                () = tokio::time::sleep(Duration::from_secs(ALIVE_EVERY_SECS)) => {}
+            }
+        }
+    }
+
+    /// Watches the new server until the soak is over, and writes down what was decided.
+    async fn soak(
+        &mut self,
+        since: Timestamp,
+        commands: &mut mpsc::Receiver<(Command, Reply)>,
+    ) -> Result<(), EngineError> {
+        let until = since.saturating_add(self.plan.soak.for_).unwrap_or(Timestamp::MAX);
+        let mut strikes = 0;
+        loop {
+            let trouble = self.soak_round(commands).await;
+            if self.park || self.rollback {
+                return Ok(()); // the run loop takes it from here
+            }
+            let now = self.clock.now();
+            let left = until.duration_since(now).max(jiff::SignedDuration::ZERO).unsigned_abs();
+            self.observer
+                .note(&Note::Soaked { broken: trouble.as_ref().map(|cause| cause.why.as_str()), left });
+            let over = left.is_zero();
+            if let Some(cause) = trouble {
+                strikes += 1;
+                if strikes >= SOAK_STRIKES {
+                    return match self.plan.on_failure {
+                        crate::runbook::OnFailure::Rollback => self.append(&Event::RollbackDecided { cause }),
+                        crate::runbook::OnFailure::Pause => self.append(&Event::Stopped {
+                            why: format!("the new server does not hold during the soak: {}", cause.why),
+                            may: vec![
+                                crate::state::MayDo::Resume,
+                                crate::state::MayDo::Rollback,
+                                crate::state::MayDo::Commit,
+                            ],
+                        }),
+                    };
+                }
+            } else {
+                strikes = 0;
+                if self.commit {
+                    return self.append(&Event::CommitDecided { by: "operator".into() });
+                }
+                match self.plan.soak.then {
+                    Then::Commit if over => {
+                        return self.append(&Event::CommitDecided { by: "the soak time is over".into() });
+                    }
+                    Then::Rollback if over => {
+                        let why = "the runbook asks for rollback after the soak".into();
+                        let cause = Cause { step: None, op: None, why, remedy: String::new() };
+                        return self.append(&Event::RollbackDecided { cause });
+                    }
+                    _ => {}
+                }
+            }
+            let pause = if strikes > 0 { Duration::from_secs(SOAK_RETRY_SECS) } else { self.plan.soak.every };
+            let pause = if over { pause } else { pause.min(left) };
+            self.soak_pause(pause, commands).await;
+        }
+    }
+
+    async fn soak_pause(&mut self, pause: Duration, commands: &mut mpsc::Receiver<(Command, Reply)>) {
+        let clock = Arc::clone(&self.clock);
+        let mut slept = clock.sleep(pause);
+        let mut commands_open = true;
+        while !(self.park || self.rollback || self.commit) {
+            self.observer.note(&Note::Alive { busy: false });
+            tokio::select! {
+                () = &mut slept => return,
+                command = commands.recv(), if commands_open => match command {
+                    Some((command, reply)) => self.heed(&command, reply, None),
+                    None => commands_open = false,
+                },
+                () = tokio::time::sleep(Duration::from_secs(ALIVE_EVERY_SECS)) => {}
+            }
+        }
+    }
+
+    /// Verifies every step once; answers the first that does not hold.
+    async fn soak_round(&mut self, commands: &mut mpsc::Receiver<(Command, Reply)>) -> Option<Cause> {
+        let view = self.view();
+        for step in self.plan.steps.clone() {
+            let invocation = Invocation {
+                step: step.id.clone(),
+                uses: step.info.name.clone(),
+                op: Op::Verify,
+                of: None,
+                attempt: 1,
+                config: step.config.clone(),
+                migration: Migration { id: view.migration().into(), instance: self.plan.instance.clone() },
+                source: self.plan.source.clone(),
+                state_dir: self.plan.steps_dir.join(&step.id),
+                facts: view.facts.clone(),
+                checkpoint: None,
+                undo: Vec::new(),
+            };
+            let secrets = Arc::clone(&self.secrets);
+            let taker = NoteTaker::reading(&step, Arc::clone(&self.observer), secrets);
+            let cancel = CancellationToken::new();
+            let caller = Arc::clone(&self.caller);
+            let timeout = self.plan.timeout(Op::Verify);
+            let made = caller.call(&step, invocation, timeout, Arc::new(taker), cancel.clone());
+            let result = self.attend(made, Op::Verify, &cancel, commands).await;
+            if self.park || self.rollback {
+                return None;
+            }
+            let failure = match result {
+                Ok(answer) => broken(&answer),
+                Err(failure) => Some(failure),
+            };
+            if let Some(failure) = failure {
+                return Some(Cause {
+                    step: Some(step.id.clone()),
+                    op: Some(Op::Verify),
+                    why: failure.why,
+                    remedy: failure.remedy,
+                });
+            }
+        }
+        None
+    }
+}
+
+/// Whether users are not served now.
+fn in_window(view: &View) -> bool {
+    windows(view).last().is_some_and(|span| span.closed.is_none())
+}
+
+fn operators_cause() -> Cause {
+    Cause { step: None, op: None, why: "an operator asked for it".into(), remedy: String::new() }
+}
