@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How often [`Context::cancelled`] looks.
 const CANCEL_POLL_MILLIS: u64 = 50;
@@ -23,6 +24,30 @@ pub enum LogLevel {
     Warn,
     /// Something failed.
     Error,
+}
+
+impl LogLevel {
+    /// As it crosses the C boundary: 0 debug to 3 error.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            LogLevel::Debug => 0,
+            LogLevel::Info => 1,
+            LogLevel::Warn => 2,
+            LogLevel::Error => 3,
+        }
+    }
+
+    /// The reverse of [`LogLevel::number`]; what is higher than known is an error.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            0 => LogLevel::Debug,
+            1 => LogLevel::Info,
+            2 => LogLevel::Warn,
+            _ => LogLevel::Error,
+        }
+    }
 }
 
 /// How far a call has come. Any part may be unknown.
@@ -114,6 +139,10 @@ pub trait HostCalls: Send + Sync {
     fn secret(&self, credential: &str) -> Result<Secret, HostRefused>;
     /// Whether the call should end as soon as it safely can.
     fn is_cancelled(&self) -> bool;
+    /// Wakes those who wait for the end, where the daemon can do so; without it, [`Context::cancelled`] looks now and then.
+    fn cancellation(&self) -> Option<CancellationToken> {
+        None
+    }
 }
 
 /// What a step can ask of the daemon while it runs.
@@ -245,6 +274,20 @@ impl Context {
 
     /// Returns once the call should end; for `tokio::select!`.
     pub async fn cancelled(&self) {
+        let woken = async {
+            match self.host.cancellation() {
+                Some(cancellation) => cancellation.cancelled_owned().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = woken => {}
+            () = self.poll_cancelled() => {}
+        }
+    }
+
+    /// For step hosts that cannot wake us.
+    async fn poll_cancelled(&self) {
         while !self.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(CANCEL_POLL_MILLIS)).await;
         }

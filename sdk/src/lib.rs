@@ -43,11 +43,15 @@
 //! The order of calls, and what each may do, stands at [`Step`].
 #![deny(missing_docs)]
 
+pub mod boundary;
 pub mod context;
 pub mod error;
 pub mod facts;
 pub mod finding;
+mod forward;
+pub mod frames;
 pub mod outcome;
+pub mod plugin;
 pub mod secret;
 pub mod step;
 pub mod testing;
@@ -57,6 +61,7 @@ pub use error::StepError;
 pub use facts::{Migration, Source, Target};
 pub use finding::{Finding, Severity};
 pub use outcome::{Change, Done, Outcome, Probe, Undone, Verdict};
+pub use plugin::{Answer, Plugin, PluginDescription};
 pub use secret::{Secret, SecretRef};
 pub use step::{Op, Role, Step, StepInfo};
 
@@ -68,8 +73,43 @@ pub mod prelude {
     };
 }
 
-/// Exports the steps of a plugin. Given the types that implement [`Step`].
+/// Exports the steps of a plugin: given the types that implement [`Step`].
+///
+/// The plugin is named after its crate, without `connect-migrator-` in front; `export_plugin!(name = "other", A, B)` names it
+/// otherwise. The crate must be built with `crate-type = ["cdylib"]` (add `"rlib"` for tests). One binary may contain one
+/// exporting crate at most: all export the same symbol.
 #[macro_export]
 macro_rules! export_plugin {
-    ($($step:ty),+ $(,)?) => {};
+    (name = $name:expr, $($step:ty),+ $(,)?) => {
+        const _: () = {
+            struct Export;
+            impl $crate::boundary::Exported for Export {
+                const NAME: &'static str = $name;
+                fn plugin() -> $crate::Plugin {
+                    $crate::plugin_of!(name = $name, $($step),+)
+                }
+            }
+            static VTABLE: $crate::boundary::Vtable = $crate::boundary::vtable::<Export>();
+            static DESCRIPTOR: $crate::boundary::Descriptor = $crate::boundary::descriptor::<Export>(&VTABLE);
+            #[unsafe(no_mangle)]
+            extern "C" fn connect_migrator_plugin_v1() -> *const $crate::boundary::Descriptor {
+                &raw const DESCRIPTOR
+            }
+        };
+    };
+    ($($step:ty),+ $(,)?) => {
+        $crate::export_plugin!(name = $crate::plugin::name_of_crate(env!("CARGO_PKG_NAME")), $($step),+);
+    };
+}
+
+/// The same steps as a [`Plugin`] in this process, without a boundary: for steps that are linked into the daemon, and for
+/// tests of a whole plugin. `plugin_of!(A, B)` or `plugin_of!(name = "other", A, B)`.
+#[macro_export]
+macro_rules! plugin_of {
+    (name = $name:expr, $($step:ty),+ $(,)?) => {
+        $crate::Plugin::new($name, env!("CARGO_PKG_VERSION"))$(.with::<$step>())+
+    };
+    ($($step:ty),+ $(,)?) => {
+        $crate::plugin_of!(name = $crate::plugin::name_of_crate(env!("CARGO_PKG_NAME")), $($step),+)
+    };
 }
