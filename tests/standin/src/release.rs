@@ -12,11 +12,17 @@ pub fn version() -> String {
     if let Ok(version) = std::env::var("STANDIN_VERSION") {
         return version.trim().to_owned();
     }
-    let file = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("VERSION")));
-    file.and_then(|f| std::fs::read_to_string(f).ok())
+    home()
+        .and_then(|home| std::fs::read_to_string(home.join("VERSION")).ok())
         .map(|text| text.trim().to_owned())
         .filter(|text| !text.is_empty())
         .unwrap_or_else(|| DEFAULT_VERSION.to_owned())
+}
+
+/// The directory above the program's own: `/opt/rstudio-connect`.
+#[must_use]
+pub fn home() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned())
 }
 
 /// `<ID>-<VERSION_ID>` of an os-release file, such as `debian-12` or `ubuntu-24.04`.

@@ -1,7 +1,8 @@
 //! The knobs of the stand-in that the product does not have: how long things take, what goes wrong.
 //!
-//! They come from `standin.toml` beside the gcfg file (see [`Tuning`] for the names, written with dashes) and from
-//! `STANDIN_<NAME>` in the environment (upper case, underscores), which wins.
+//! They come from `standin.toml` in `/opt/rstudio-connect` (baked into an image), then from `standin.toml` beside the gcfg
+//! file, then from `STANDIN_<NAME>` in the environment (upper case, underscores). The last one wins. [`Tuning`] has the
+//! names, written with dashes in the files.
 
 use std::path::Path;
 
@@ -65,18 +66,25 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Reads the file if there is one, then the environment.
+    /// Reads those files that exist, in order, then the environment.
     ///
     /// # Errors
     /// A name or value that is not known.
-    pub fn load(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Failure> {
-        let mut table = match std::fs::read_to_string(path) {
-            Ok(text) => text
-                .parse::<toml::Table>()
-                .map_err(|e| Failure::Config(format!("{}: {e}", path.display())))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => toml::Table::new(),
-            Err(e) => return Err(Failure::file("read", path)(e)),
-        };
+    pub fn load(
+        files: &[&Path],
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Failure> {
+        let mut table = toml::Table::new();
+        for path in files {
+            match std::fs::read_to_string(path) {
+                Ok(text) => table.extend(
+                    text.parse::<toml::Table>()
+                        .map_err(|e| Failure::Config(format!("{}: {e}", path.display())))?,
+                ),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Failure::file("read", path)(e)),
+            }
+        }
         for (key, text) in variables {
             // The two that are not knobs but places, read elsewhere.
             if key == "STANDIN_VERSION" || key == "STANDIN_OPT" {
@@ -92,7 +100,7 @@ impl Tuning {
             };
             table.insert(name.to_lowercase().replace('_', "-"), value);
         }
-        table.try_into().map_err(|e| Failure::Config(format!("{} or STANDIN_*: {e}", path.display())))
+        table.try_into().map_err(|e| Failure::Config(format!("{files:?} or STANDIN_*: {e}")))
     }
 }
 
@@ -106,8 +114,8 @@ mod tests {
         let file = dir.path().join("standin.toml");
         std::fs::write(&file, "build-ms = 7\nping = \"never-listen\"\n").unwrap();
         let set = |k: &str, v: &str| [(k.to_owned(), v.to_owned())];
-        let tuning = Tuning::load(&file, set("STANDIN_BUILD_MS", "9")).unwrap();
+        let tuning = Tuning::load(&[&file], set("STANDIN_BUILD_MS", "9")).unwrap();
         assert_eq!((tuning.build_ms, tuning.ping), (9, Ping::NeverListen));
-        assert!(Tuning::load(&file, set("STANDIN_BUILDMS", "9")).is_err());
+        assert!(Tuning::load(&[&file], set("STANDIN_BUILDMS", "9")).is_err());
     }
 }

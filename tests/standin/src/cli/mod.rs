@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::failure::Failure;
+use crate::release;
 use crate::settings::{DEFAULT_CONFIG, Settings};
 use crate::startup;
 
@@ -46,6 +47,10 @@ pub fn run(args: Vec<String>) -> ExitCode {
         Err(Failure::Usage(text)) => {
             eprintln!("{text}");
             ExitCode::from(2)
+        }
+        Err(e) if applet == startup::SANDBOX_APPLET => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
         }
         Err(e) => {
             eprintln!("Error: {e}");
@@ -120,10 +125,11 @@ fn load(config: &Path) -> Result<Settings, Failure> {
     Settings::load(config)
 }
 
-/// The knobs beside a gcfg file.
+/// The knobs beside the program and beside a gcfg file.
 fn tuning(config: &Path) -> Result<crate::tuning::Tuning, Failure> {
-    let file = config.with_file_name("standin.toml");
-    crate::tuning::Tuning::load(&file, standin_variables())
+    let baked = release::home().map(|home| home.join("standin.toml")).unwrap_or_default();
+    let beside = config.with_file_name("standin.toml");
+    crate::tuning::Tuning::load(&[&baked, &beside], standin_variables())
 }
 
 fn standin_variables() -> impl Iterator<Item = (String, String)> {

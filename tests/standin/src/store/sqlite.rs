@@ -1,5 +1,6 @@
 //! SQLite: `SQLite.Dir`/connect.db.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,13 @@ impl Sqlite {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(Failure::file("create", parent))?;
         }
+        // It holds hashes of keys: SQLite gives its other files the mode of this one.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(Failure::file("open", path))?;
         Self::prepare(Connection::open(path), &format!("open {}", path.display()))
     }
 
