@@ -186,17 +186,18 @@ pack() { # the same bytes for the same files, so that docker knows the layer aga
 }
 pack "$root" "$context/root.tar"
 pack "$top" "$context/top.tar"
-label() { printf 'LABEL %s="%s"\n' "$1" "$2"; }
+label() { printf ' \\\n\t%s="%s"' "$1" "$2"; }
 {
 	cat <<-EOF
 		FROM scratch
 		ADD root.tar /
-		ADD top.tar /
 		ENV PATH=/opt/rstudio-connect/bin:/usr/local/bin:/usr/bin:/usr/sbin LANG=C.UTF-8
 		EXPOSE 3939/tcp
 		VOLUME /data
 		CMD ["/usr/local/bin/startup.sh"]
+		ADD top.tar /
 	EOF
+	printf LABEL
 	label org.opencontainers.image.title "Posit Connect (stand-in)"
 	label org.opencontainers.image.vendor "connect-migrator tests"
 	label org.opencontainers.image.version "$version"
@@ -207,12 +208,14 @@ label() { printf 'LABEL %s="%s"\n' "$1" "$2"; }
 	label co.posit.image.tools.R "$r"
 	label co.posit.image.tools.python "$python"
 	label co.posit.image.tools.quarto "$quarto"
+	echo
 } >"$context/Dockerfile"
 
 names=()
 for tag in "${tags[@]}"; do names+=(--tag "$tag"); done
 # The classic builder is in every docker that Debian has; buildkit is a package of its own.
-DOCKER_BUILDKIT=0 docker build --quiet "${names[@]}" "$context" 2> >(grep -v -i -e deprecat -e buildx -e '^$' >&2 || true)
+DOCKER_BUILDKIT=0 docker build --quiet "${names[@]}" "$context" \
+	2> >(grep -v -i -e deprecat -e buildx -e buildkit -e 'environment-variable' -e '^$' >&2 || true)
 if [ -n "$push" ]; then
 	for tag in "${tags[@]}"; do docker push --quiet "$tag"; done
 fi
