@@ -1,9 +1,10 @@
 //! Addresses as nginx' directives write them, and which of them lead to the source.
 
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// A host and a port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// A name or an IP address, without brackets, in lower case.
     pub host: String,
@@ -77,7 +78,8 @@ impl Endpoint {
 }
 
 /// Where the source answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SourcePlace {
     /// This port, on any address of this machine.
     AnyLocal(u16),

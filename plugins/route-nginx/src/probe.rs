@@ -133,14 +133,13 @@ impl Prober {
         }
     }
 
-    /// Makes requests until [`IN_A_ROW`] of them end as `wanted` says, or `limit` is over.
+    /// Makes requests until [`IN_A_ROW`] of them end as `wanted` says. With a `limit` of zero the first that does not is the last.
     ///
     /// # Errors
-    /// Where the last one ended that was not as wanted.
+    /// Where the last one ended, when it did not end as wanted and `limit` is over.
     pub async fn until(&self, limit: Duration, wanted: impl Fn(&End) -> bool) -> Result<End, End> {
         let deadline = Instant::now() + limit;
         let mut in_a_row = 0;
-        let mut last_bad = None;
         loop {
             let end = self.end().await;
             if wanted(&end) {
@@ -148,12 +147,10 @@ impl Prober {
                 if in_a_row >= IN_A_ROW {
                     return Ok(end);
                 }
+            } else if Instant::now() >= deadline {
+                return Err(end);
             } else {
                 in_a_row = 0;
-                last_bad = Some(end.clone());
-            }
-            if Instant::now() >= deadline {
-                return Err(last_bad.unwrap_or(end));
             }
             tokio::time::sleep(Duration::from_millis(PAUSE_MILLIS)).await;
         }
