@@ -1,0 +1,427 @@
+//! The settings under `with`.
+
+use connect_migrator_connect::installation::Listen;
+use connect_migrator_sdk::{SecretRef, StepError};
+use schemars::JsonSchema;
+use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a container answers unless the runbook says otherwise.
+const DEFAULT_PUBLISH: &str = "127.0.0.1:3940";
+/// Default of `start-timeout`: a first start may work on the database's schema.
+const DEFAULT_START_TIMEOUT_SECONDS: u64 = 300;
+/// Default of `pull-timeout`: the standard images are several gigabytes.
+const DEFAULT_PULL_TIMEOUT_SECONDS: u64 = 3600;
+/// Default of `stop-timeout`, as Posit advises for containers of Connect.
+const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 120;
+/// Default of `engine-timeout`.
+const DEFAULT_ENGINE_TIMEOUT_SECONDS: u64 = 60;
+/// Names of containers and hosts are no longer.
+const NAME_MAX_CHARS: usize = 63;
+
+/// The settings of the step `docker`.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// The image: a reference such as `docker.io/posit/connect:2026.03.1-ubuntu-24.04-std`, or a table with `version = "match-source"`.
+    pub image: Image,
+    /// The container's name. Default `connect-<instance>`.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Where the container answers on this host, `address:port`, without TLS. Default `127.0.0.1:3940`.
+    #[serde(default = "default_publish")]
+    pub publish: String,
+    /// `bridge` (default): a network of its own with one published port. `host`: this host's network, for a database that listens
+    /// on a loopback address only.
+    #[serde(default)]
+    pub network: Network,
+    /// How Connect gets what its sandbox needs. Default `privileged`.
+    #[serde(default)]
+    pub privileges: Privileges,
+    /// The container's host name; must not be this host's. Default `<host>-<name>`.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// More of this host that the container sees.
+    #[serde(default)]
+    pub mounts: Vec<ExtraMount>,
+    /// More environment variables. No secrets: everyone who may use the engine can read them.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// The licence file. Default: every `*.lic` in `/var/lib/rstudio-connect`.
+    #[serde(default)]
+    pub licence: Option<PathBuf>,
+    /// What to do when the user that runs content has other numbers on this host than in the image. Default `check`.
+    #[serde(default)]
+    pub run_as_ids: RunAsIds,
+    /// Accept a data directory on a local disk. It ties the container to this host.
+    #[serde(default)]
+    pub allow_local_data: bool,
+    /// What the container runs. Default `connect`.
+    #[serde(default)]
+    pub command: Command,
+    /// Login for the image's registry.
+    #[serde(default)]
+    pub login: Option<Login>,
+    /// How long Connect may take until it answers in the container. Default `5m`.
+    #[serde(default = "default_start_timeout")]
+    pub start_timeout: Span,
+    /// How long pulling the image may take. Default `1h`.
+    #[serde(default = "default_pull_timeout")]
+    pub pull_timeout: Span,
+    /// How long Connect may take to end after it was asked to; then it is killed. Default `120s`.
+    #[serde(default = "default_stop_timeout")]
+    pub stop_timeout: Span,
+    /// How long rollback waits for an engine that does not answer. Default `60s`.
+    #[serde(default = "default_engine_timeout")]
+    pub engine_timeout: Span,
+    /// The engine's socket. Default `/var/run/docker.sock`.
+    #[serde(default = "default_socket")]
+    pub socket: PathBuf,
+}
+
+fn default_publish() -> String {
+    DEFAULT_PUBLISH.into()
+}
+fn default_start_timeout() -> Span {
+    Span(DEFAULT_START_TIMEOUT_SECONDS)
+}
+fn default_pull_timeout() -> Span {
+    Span(DEFAULT_PULL_TIMEOUT_SECONDS)
+}
+fn default_stop_timeout() -> Span {
+    Span(DEFAULT_STOP_TIMEOUT_SECONDS)
+}
+fn default_engine_timeout() -> Span {
+    Span(DEFAULT_ENGINE_TIMEOUT_SECONDS)
+}
+fn default_socket() -> PathBuf {
+    "/var/run/docker.sock".into()
+}
+
+/// Which image.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(untagged)]
+pub enum Image {
+    /// `registry/name:tag` or `registry/name@sha256:…`.
+    Reference(String),
+    /// Chosen by the source's version.
+    Chosen(ChosenImage),
+}
+
+/// An image that is chosen by the source's version.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ChosenImage {
+    /// A reference, instead of everything else.
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// `match-source`: the version that runs on this host.
+    #[serde(default)]
+    pub version: Option<VersionChoice>,
+    /// The image's distribution as tags name it. Default `ubuntu-24.04`.
+    #[serde(default)]
+    pub os: Option<String>,
+    /// `std` (default) or `min`.
+    #[serde(default)]
+    pub variant: Option<String>,
+    /// Repositories that are tried in this order. Default: those of Posit.
+    #[serde(default)]
+    pub registries: Option<Vec<String>>,
+}
+
+/// How the version of an image is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VersionChoice {
+    /// The version that runs on this host.
+    MatchSource,
+}
+
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Image;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an image such as \"docker.io/posit/connect:2026.03.1\", or a table such as { version = \"match-source\" }")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Image, E> {
+                check_reference(text).map_err(E::custom)?;
+                Ok(Image::Reference(text.into()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Image, A::Error> {
+                let table = ChosenImage::deserialize(MapAccessDeserializer::new(map))?;
+                let rest = table.version.is_some()
+                    || table.os.is_some()
+                    || table.variant.is_some()
+                    || table.registries.is_some();
+                match (&table.reference, rest) {
+                    (Some(_), true) => {
+                        Err(de::Error::custom("give either `reference` or the other keys of the image"))
+                    }
+                    (Some(reference), false) => {
+                        check_reference(reference).map_err(de::Error::custom)?;
+                        Ok(Image::Reference(reference.clone()))
+                    }
+                    (None, _) if table.version.is_none() => {
+                        Err(de::Error::custom("give `reference`, or `version = \"match-source\"`"))
+                    }
+                    (None, _) => Ok(Image::Chosen(table)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+fn check_reference(text: &str) -> Result<(), String> {
+    let (name, rest) = crate::reference::split(text);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
+    if name.is_empty() || !name.chars().all(allowed) || name.chars().any(|c| c.is_ascii_uppercase()) {
+        return Err(format!("`{text}` is not the reference of an image"));
+    }
+    match rest {
+        None => Err(format!("`{text}` names no version; add a tag or a digest, for `latest` moves")),
+        Some(_) if text.ends_with(":latest") => {
+            Err(format!("`{text}` moves, and is years old in some repositories; name a version"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether the container has a network of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Its own, with one published port.
+    #[default]
+    Bridge,
+    /// This host's.
+    Host,
+}
+
+/// How Connect gets what its sandbox needs (`unshare`, `mount`). <https://docs.posit.co/connect/admin/process-management/>
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Privileges {
+    /// `--privileged`.
+    #[default]
+    Privileged,
+    /// The capability SYS_ADMIN, with AppArmor's and SELinux's own limits lifted where the engine uses them.
+    SysAdmin,
+    /// None: only for content that runs elsewhere (off-host execution).
+    None,
+}
+
+/// What to do when the user that runs content has other numbers on this host than in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunAsIds {
+    /// A blocker.
+    #[default]
+    Check,
+    /// The container gets `/etc/passwd` and `/etc/group` of the image with this host's numbers for that user, so that the owners
+    /// in the data directory stay right.
+    Keep,
+}
+
+/// What the container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Connect itself below a small init, so that it is asked to end when the container is stopped.
+    #[default]
+    Connect,
+    /// The image's own start script. It does not hand the request to end on; rollback then asks Connect directly.
+    Image,
+}
+
+/// Something more of this host that the container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ExtraMount {
+    /// On this host; must exist.
+    pub source: PathBuf,
+    /// In the container. Default: the same path.
+    #[serde(default)]
+    pub target: Option<PathBuf>,
+    /// Whether the container may write there. Default `false`.
+    #[serde(default)]
+    pub writable: bool,
+}
+
+/// Login for a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password or token.
+    pub password: SecretRef,
+}
+
+/// A length of time: `90s`, `5m`, `1h`; a bare number counts seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Span(pub u64);
+
+impl Span {
+    /// As the standard library has it.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(at);
+        let factor = match unit.trim() {
+            "" | "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3600,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(factor).filter(|s| *s > 0).map(Span)
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} s", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = Span;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a length of time such as \"90s\", \"5m\" or \"1h\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                Span::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Span, E> {
+                if seconds == 0 {
+                    return Err(E::invalid_value(de::Unexpected::Unsigned(seconds), &self));
+                }
+                Ok(Span(seconds))
+            }
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
+                match u64::try_from(seconds) {
+                    Ok(seconds) => self.visit_u64(seconds),
+                    Err(_) => Err(E::invalid_value(de::Unexpected::Signed(seconds), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Span".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A length of time: \"90s\", \"5m\", \"1h\"; a bare number counts seconds",
+            "anyOf": [
+                { "type": "string", "pattern": "^[0-9]+ *(s|m|min|h)?$" },
+                { "type": "integer", "minimum": 1 }
+            ]
+        })
+    }
+}
+
+/// The names that a migration's container goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// The container's.
+    pub container: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Where it answers.
+    pub publish: Listen,
+}
+
+impl Settings {
+    /// The names in effect.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn names(&self, instance: &str, host: &str) -> Result<Names, StepError> {
+        let container = self.name.clone().unwrap_or_else(|| format!("connect-{instance}"));
+        let fits = |name: &str, more: &[char]| {
+            name.len() >= 2
+                && name.len() <= NAME_MAX_CHARS
+                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(&c))
+        };
+        let wrong = |what: &str, value: &str, remedy: &str| {
+            StepError::new(format!("use `{value}` as {what}")).because("it is not one").remedy(remedy)
+        };
+        if !fits(&container, &['_', '.', '-']) {
+            return Err(wrong(
+                "the container's name",
+                &container,
+                "letters, digits, `_`, `.` and `-` may be used",
+            ));
+        }
+        let short = host.split('.').next().unwrap_or(host);
+        let hostname = self.hostname.clone().unwrap_or_else(|| {
+            let tail: String = container.chars().map(|c| if c == '_' { '-' } else { c }).collect();
+            let room = NAME_MAX_CHARS.saturating_sub(tail.len() + 1);
+            format!("{}-{tail}", short.chars().take(room).collect::<String>()).trim_matches('-').to_owned()
+        });
+        if !fits(&hostname, &['.', '-']) {
+            return Err(wrong(
+                "the container's host name",
+                &hostname,
+                "letters, digits, `.` and `-` may be used",
+            ));
+        }
+        let publish = Listen::parse(&self.publish, false).filter(|l| l.port != 0).ok_or_else(|| {
+            wrong(
+                "`publish`",
+                &self.publish,
+                "give an address and a port of this host, such as 127.0.0.1:3940",
+            )
+        })?;
+        if !publish.host.is_empty() && publish.host.parse::<std::net::IpAddr>().is_err() {
+            return Err(wrong(
+                "`publish`",
+                &self.publish,
+                "give the address in numbers, such as 127.0.0.1:3940",
+            ));
+        }
+        Ok(Names { container, hostname, publish })
+    }
+}
+
+/// The address at which this host reaches what listens on `publish`.
+#[must_use]
+pub fn reach(publish: &Listen) -> String {
+    match publish.host.as_str() {
+        "" | "0.0.0.0" => format!("127.0.0.1:{}", publish.port),
+        "::" => format!("[::1]:{}", publish.port),
+        host if host.contains(':') => format!("[{host}]:{}", publish.port),
+        host => format!("{host}:{}", publish.port),
+    }
+}
+
+/// Where an extra mount appears.
+impl ExtraMount {
+    /// In the container.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        self.target.as_deref().unwrap_or(&self.source)
+    }
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

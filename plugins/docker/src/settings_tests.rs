@@ -1,0 +1,88 @@
+use super::*;
+use serde_json::json;
+
+fn read(value: serde_json::Value) -> Result<Settings, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_image_alone_is_enough() {
+    let settings = read(json!({ "image": "h:5000/posit/connect:2026.03.1" })).unwrap();
+    let names = settings.names("prod", "vm.example.com").unwrap();
+    assert_eq!((names.container.as_str(), names.hostname.as_str()), ("connect-prod", "vm-connect-prod"));
+    assert_eq!(reach(&names.publish), "127.0.0.1:3940");
+    assert_eq!(settings.stop_timeout.duration(), Duration::from_secs(120));
+    assert_eq!(settings.privileges, Privileges::Privileged);
+}
+
+#[test]
+fn an_image_may_be_a_table() {
+    let settings = read(json!({ "image": { "reference": "a/b:1" } })).unwrap();
+    assert_eq!(settings.image, Image::Reference("a/b:1".into()));
+    let settings = read(json!({ "image": { "version": "match-source", "os": "ubuntu-24.04" } })).unwrap();
+    assert!(matches!(settings.image, Image::Chosen(_)));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_reason() {
+    for (image, why) in [
+        (json!("posit/connect"), "names no version"),
+        (json!("posit/connect:latest"), "moves"),
+        (json!("Posit/connect:1"), "not the reference"),
+        (json!(3), "expected an image such as"),
+        (json!({}), "match-source"),
+        (json!({ "reference": "a:1", "os": "x" }), "either"),
+        (json!({ "version": "newest" }), "match-source"),
+        (json!({ "versoin": "match-source" }), "unknown field"),
+    ] {
+        let error = read(json!({ "image": image })).unwrap_err();
+        assert!(error.contains(why), "{image}: {error}");
+    }
+    let error = read(json!({ "image": "a:1", "start-timeout": "soon" })).unwrap_err();
+    assert!(error.contains("such as \"90s\""), "{error}");
+    assert!(read(json!({ "image": "a:1", "publisch": "x" })).unwrap_err().contains("unknown field"));
+}
+
+#[test]
+fn lengths_of_time_are_read() {
+    for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1 h", 3600)] {
+        assert_eq!(Span::parse(text), Some(Span(seconds)), "{text}");
+    }
+    for text in ["", "0", "0s", "-1s", "5d", "99999999999999999999h"] {
+        assert_eq!(Span::parse(text), None, "{text}");
+    }
+}
+
+#[test]
+fn names_that_the_engine_would_refuse_are_refused_first() {
+    let named = |key: &str, value: &str| {
+        let mut settings = json!({ "image": "a:1" });
+        settings[key] = json!(value);
+        read(settings).unwrap().names("prod", "vm")
+    };
+    for (key, value) in [
+        ("name", "a b"),
+        ("name", "-a"),
+        ("name", "x"),
+        ("hostname", "under_score"),
+        ("publish", "3940"),
+        ("publish", "127.0.0.1:0"),
+        ("publish", "localhost:3940"),
+    ] {
+        assert!(named(key, value).is_err(), "{key} = {value}");
+    }
+    let long = "h".repeat(80);
+    let names = read(json!({ "image": "a:1" })).unwrap().names("prod", &long).unwrap();
+    assert_eq!(names.hostname.len(), 63);
+    assert_eq!(reach(&named("publish", "[::]:3940").unwrap().publish), "[::1]:3940");
+    assert_eq!(reach(&named("publish", "0.0.0.0:80").unwrap().publish), "127.0.0.1:80");
+}
+
+#[test]
+fn the_schema_describes_every_setting() {
+    let schema = serde_json::to_value(schemars::schema_for!(Settings)).unwrap();
+    for (name, property) in schema["properties"].as_object().unwrap() {
+        let described = property.get("description").is_some();
+        assert!(described, "{name} has no description");
+    }
+}
