@@ -18,6 +18,8 @@ use reqwest::{Method, Response, Url};
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a connection may take to be made.
@@ -54,6 +56,7 @@ pub struct Api {
     host: Option<HeaderValue>,
     key: Option<HeaderValue>,
     key_header: KeyHeader,
+    requests: Arc<AtomicU64>,
 }
 
 impl Api {
@@ -107,7 +110,7 @@ impl Api {
             }
             None => None,
         };
-        Ok(Api { client, base, host, key, key_header: KeyHeader::default() })
+        Ok(Api { client, base, host, key, key_header: KeyHeader::default(), requests: Arc::default() })
     }
 
     /// Sends the key in another header.
@@ -121,6 +124,12 @@ impl Api {
     #[must_use]
     pub fn address(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// How many requests this client and its clones have sent.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// `GET /__ping__`: whether the server serves. Needs no key.
@@ -300,6 +309,7 @@ impl Api {
         if let Some(body) = &call.body {
             request = request.json(body);
         }
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let response = request.send().await.map_err(|error| unreachable(&name, &error))?;
         let status = response.status();
         if status.is_success() {
