@@ -19,6 +19,9 @@ use crate::tasks::Reporter;
 pub struct Builds {
     slots: Arc<Semaphore>,
     count: usize,
+    /// When each free slot became free. A build begins there if it was waiting, so that late timers do not add up:
+    /// a slot that always has work does exactly one build in each build time.
+    free_since: Mutex<Vec<Instant>>,
     stats: Mutex<Stats>,
     /// Items that had their first build since the start; for `flaky-every`.
     tried: Mutex<HashSet<i64>>,
@@ -41,6 +44,7 @@ impl Builds {
         Builds {
             slots: Arc::new(Semaphore::new(count)),
             count,
+            free_since: Mutex::new(vec![Instant::now(); count]),
             stats: Mutex::default(),
             tried: Mutex::default(),
         }
@@ -72,6 +76,18 @@ impl Builds {
         })
     }
 
+    /// The begin of a build that was submitted then and has a slot now.
+    fn take_slot(&self, submitted: Instant) -> Instant {
+        let mut free = self.free_since.lock().unwrap_or_else(PoisonError::into_inner);
+        // The slot that was free first; there is one for every permit.
+        let first = free.iter().enumerate().min_by_key(|(_, since)| **since).map(|(at, _)| at);
+        first.map_or(submitted, |at| free.swap_remove(at).max(submitted))
+    }
+
+    fn give_slot(&self, ended: Instant) {
+        self.free_since.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
+    }
+
     fn fails_this_time(&self, every: i64, id: i64) -> bool {
         let first = self.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         first && every > 0 && id.rem_euclid(every) == 0
@@ -84,63 +100,80 @@ impl Builds {
 /// No random numbers.
 pub fn submit(app: &Arc<App>, content: Content, bundle: String) -> Result<String, Failure> {
     let (id, reporter) = app.tasks.begin()?;
-    app.builds.stats().first_submit.get_or_insert_with(Instant::now);
+    let submitted = Instant::now();
+    app.builds.stats().first_submit.get_or_insert(submitted);
     let app = Arc::clone(app);
     tokio::spawn(async move {
         let Ok(_slot) = Arc::clone(&app.builds.slots).acquire_owned().await else { return };
-        let began = Instant::now();
+        let began = app.builds.take_slot(submitted);
         {
             let mut stats = app.builds.stats();
             stats.running += 1;
             stats.max_running = stats.max_running.max(stats.running);
         }
-        build(&app, &content, &bundle, reporter).await;
+        let ended = build(&app, &content, &bundle, reporter, began).await;
+        app.builds.give_slot(ended);
         let mut stats = app.builds.stats();
         stats.running -= 1;
         stats.done += 1;
-        stats.busy += began.elapsed();
+        stats.busy += ended.saturating_duration_since(began);
         stats.last_finish = Some(Instant::now());
     });
     Ok(id)
 }
 
-async fn build(app: &App, content: &Content, bundle: &str, reporter: Reporter) {
-    const FAILED: &str = "build-failed-error";
-    let lines = app.tuning.build_lines.max(1);
-    let step = Duration::from_micros(app.tuning.build_ms * 1000 / lines);
+/// Does the build and tells when it ended by the slot's clock.
+async fn build(app: &App, content: &Content, bundle: &str, reporter: Reporter, began: Instant) -> Instant {
+    let mut clock = began;
+    match attempt(app, content, bundle, &reporter, &mut clock).await {
+        Ok(()) => reporter.succeed(&app.store, "Build completed.").await,
+        Err(why) => reporter.fail(&app.store, "build-failed-error", why).await,
+    }
+    clock
+}
+
+async fn attempt(
+    app: &App,
+    content: &Content,
+    bundle: &str,
+    reporter: &Reporter,
+    clock: &mut Instant,
+) -> Result<(), String> {
     let mut chosen = Vec::new();
     for (language, wanted) in content.needs() {
-        let Some(version) = app.runtimes.compatible(language, wanted) else {
-            let error = format!(
+        let version = app.runtimes.compatible(language, wanted).ok_or_else(|| {
+            format!(
                 "Cannot find compatible environment: no compatible Local environment with {language} version {wanted}"
-            );
-            return reporter.fail(&app.store, FAILED, error).await;
-        };
+            )
+        })?;
         chosen.push((language, version));
     }
-    for line in 1..lines {
-        tokio::time::sleep(step).await;
+    let lines = app.tuning.build_lines.max(1);
+    let step = Duration::from_micros(app.tuning.build_ms * 1000 / lines);
+    for line in 1..=lines {
+        *clock += step;
+        tokio::time::sleep_until((*clock).into()).await;
         match (line, chosen.first()) {
+            (line, _) if line == lines => {} // the end is the last line
             (1, Some((language, version))) => {
-                reporter.say(format!("Building environment with {language} {version}..."))
+                reporter.say(format!("Building environment with {language} {version}..."));
             }
             _ => reporter.say(format!("Installing packages ({line} of {})...", lines - 1)),
         }
     }
-    tokio::time::sleep(step).await;
     if app.builds.fails_this_time(app.tuning.flaky_every, content.id) {
-        return reporter.fail(&app.store, FAILED, "The build was interrupted: packrat cache is in use").await;
+        return Err("The build was interrupted: packrat cache is in use".to_owned());
     }
     if app.tuning.build_writes {
         for (language, version) in &chosen {
-            match environment(app, *language, *version, content, bundle) {
-                Ok(Some(line)) => reporter.say(line),
-                Ok(None) => {}
-                Err(e) => return reporter.fail(&app.store, FAILED, e.to_string()).await,
+            if let Some(line) =
+                environment(app, *language, *version, content, bundle).map_err(|e| e.to_string())?
+            {
+                reporter.say(line);
             }
         }
     }
-    reporter.succeed(&app.store, "Build completed.").await;
+    Ok(())
 }
 
 /// Reuses what is cached without looking at what it was built on: the product's documentation makes clearing the

@@ -38,6 +38,8 @@ pub struct Seed {
     pub publisher_key: Option<String>,
     /// API key of the administrator that is no longer valid.
     pub expired_key: Option<String>,
+    /// Only items that a rebuild has to do with: published, and not static.
+    pub buildable_only: bool,
     /// Whether to write bundles, unpacked content and caches.
     pub files: bool,
     /// Versions that content was deployed with; by default the newest installed.
@@ -91,12 +93,22 @@ const KINDS: [(&str, &str); 12] = [
     ("rmd-shiny", "Interactive tutorial"),
 ];
 
-/// Position in the list of the item that was never published.
-const UNPUBLISHED: u32 = 7;
+/// Place in the list of the item that was never published.
+const UNPUBLISHED: usize = 6;
 
-fn item(n: u32, versions: Versions) -> Content {
-    let (mode, title) = KINDS.get((n as usize - 1) % KINDS.len()).copied().unwrap_or(("static", "Content"));
-    let published = n % KINDS.len() as u32 != UNPUBLISHED;
+/// Kinds of a seed of buildable items only.
+const BUILDABLE: [usize; 4] = [1, 3, 4, 8];
+
+fn item(n: u32, seed: &Seed) -> Content {
+    let versions = seed.versions;
+    let place = n as usize - 1;
+    let place = if seed.buildable_only {
+        BUILDABLE.get(place % BUILDABLE.len()).copied().unwrap_or(1)
+    } else {
+        place % KINDS.len()
+    };
+    let (mode, title) = KINDS.get(place).copied().unwrap_or(("static", "Content"));
+    let published = place != UNPUBLISHED;
     let r = versions.r.unwrap_or(DEFAULT_R);
     let python = versions.python.unwrap_or(DEFAULT_PYTHON);
     let quarto = versions.quarto.unwrap_or(DEFAULT_QUARTO);
@@ -156,10 +168,10 @@ pub async fn plant(
             users::add_key(store, user, key, expires).await?;
         }
     }
-    let mut items: Vec<Content> = (1..=seed.items).map(|n| item(n, seed.versions)).collect();
+    let mut items: Vec<Content> = (1..=seed.items).map(|n| item(n, seed)).collect();
     for n in 1..=seed.broken_python {
         let n = seed.items + n;
-        let mut content = item(n, seed.versions);
+        let mut content = item(n, seed);
         content.app_mode = "python-api".to_owned();
         content.title = format!("Legacy service {n}");
         content.bundle_id = Some((1000 + n).to_string());
@@ -179,7 +191,7 @@ pub async fn plant(
     for content in &items {
         content.insert(store).await?;
         if let Some(bundle) = &content.bundle_id {
-            let bytes = bundle_bytes(bundle);
+            let bytes = if seed.files { bundle_bytes(bundle) } else { Vec::new() };
             let row = [
                 bundle.as_str().into(),
                 content.guid.as_str().into(),

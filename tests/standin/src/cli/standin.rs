@@ -144,6 +144,7 @@ async fn seed(args: SeedArgs) -> Result<(), Failure> {
     let seed = Seed {
         items: args.items,
         broken_python: args.broken_python,
+        buildable_only: false,
         admin_key: key(&args.admin_key_file)?,
         publisher_key: key(&args.publisher_key_file)?,
         expired_key: key(&args.expired_key_file)?,
@@ -183,8 +184,12 @@ async fn bulk(args: BulkArgs) -> Result<(), Failure> {
     );
     let settings = Settings::from_text(&text, std::iter::empty()).map_err(Failure::Config)?;
     let store = Store::in_memory().await?;
-    let seed =
-        Seed { items: args.items, admin_key: Some(read_key(&args.admin_key_file)?), ..Seed::default() };
+    let seed = Seed {
+        items: args.items,
+        buildable_only: true,
+        admin_key: Some(read_key(&args.admin_key_file)?),
+        ..Seed::default()
+    };
     plant(&seed, &store, &settings, "bulk-1").await?;
     // Interpreters as the content asks for them.
     let root = dir.join("opt");

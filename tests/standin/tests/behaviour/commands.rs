@@ -1,6 +1,6 @@
 //! The programs as they are called.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -85,4 +85,36 @@ fn seed_then_violations_prints_content_and_no_violation() {
     )
     .unwrap();
     assert_eq!(run(&["violations", "--config", &file], "").status.code(), Some(1));
+}
+
+#[test]
+fn bulk_serves_buildable_items_from_memory_and_tidies_up_after_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, "administrator-key-0001\n").unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["bulk", "--items", "40", "--admin-key-file", key.to_str().unwrap()])
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+    let request = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        let head = "Authorization: Key administrator-key-0001\r\nConnection: close";
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let content = request("/__api__/v1/content");
+    assert_eq!(content.matches("\"content_url\"").count(), 40);
+    assert!(!content.contains("\"bundle_id\":null") && !content.contains("\"app_mode\":\"static\""));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["key"]);
 }
