@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod host;
+pub mod report;
 pub mod runbook;
 pub mod state;
 pub mod systemd;

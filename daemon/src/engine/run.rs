@@ -102,6 +102,8 @@ pub enum Note<'a> {
         /// See above.
         busy: bool,
     },
+    /// A command to park was taken.
+    Parking,
 }
 
 /// Who is told.
@@ -253,10 +255,12 @@ impl Engine {
             _ if !view.is_open() => Err("the migration is over".to_owned()),
             Command::Park if in_window(&view) => {
                 self.park = true;
+                self.observer.note(&Note::Parking);
                 Ok("parks as soon as users are served again".into())
             }
             Command::Park => {
                 self.park = true;
+                self.observer.note(&Note::Parking);
                 Ok(interrupt("parks"))
             }
             Command::Rollback => match &view.decision {

@@ -1,0 +1,144 @@
+//! The command line: one file a command.
+
+mod check;
+mod control;
+mod exit;
+mod plan;
+mod survey;
+mod status;
+
+pub use exit::Exit;
+
+use crate::instance::Instance;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  something failed; the message says what
+  2  the command line was not understood
+  3  the migration was rolled back
+  4  a check found a blocker
+  5  an operator is needed
+  6  the runbook, or the state of the instance, cannot be used
+  7  another connect-migrator is at work on this instance
+
+A migration is started with `systemctl start connect-migrator@INSTANCE`.";
+
+/// Moves a Posit Connect server from its host into a container, and back if need be
+#[derive(Debug, Parser)]
+#[command(name = "connect-migrator", version, after_help = AFTER_HELP, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at every prerequisite: pass, warning or blocker, with the remedy. Changes nothing
+    Check {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Show also what is as it should be
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show what a migration would do, phase by phase, with the diff of every file. Changes nothing
+    Plan {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where the migration stands and what you may do now
+    Status {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go back: Connect on the host, as before. Possible at any time before commit
+    Rollback {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Do not wait for the end
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// End the soak: Connect stays in the container, and there is no way back
+    Commit {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Do not wait for the end
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Run a migration in the foreground: what the systemd unit does
+    #[command(hide = true)]
+    Daemon {
+        /// The name after the `@`
+        instance: String,
+    },
+}
+
+/// The name of the hidden subcommand in which plugins run. Looked for before anything else is set up.
+const STEP_HOST: &str = "step-host";
+
+/// Everything that the binary does.
+#[must_use]
+pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == STEP_HOST) {
+        return crate::host::step_host_main();
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A closed pipe is all that can go wrong here.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: could not start the runtime: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    runtime.block_on(dispatch(arguments.command)).into()
+}
+
+async fn dispatch(command: Command) -> Exit {
+    let name = match &command {
+        Command::Check { instance, .. }
+        | Command::Plan { instance, .. }
+        | Command::Status { instance, .. }
+        | Command::Rollback { instance, .. }
+        | Command::Commit { instance, .. }
+        | Command::Daemon { instance } => instance,
+    };
+    let instance = match Instance::named(name) {
+        Ok(instance) => instance,
+        Err(error) => return Exit::Usage.because(&error),
+    };
+    match command {
+        Command::Check { json, all, .. } => check::run(&instance, json, all).await,
+        Command::Plan { json, .. } => plan::run(&instance, json).await,
+        Command::Status { json, .. } => status::run(&instance, json),
+        Command::Rollback { yes, no_wait, .. } => control::rollback(&instance, yes, !no_wait).await,
+        Command::Commit { yes, no_wait, .. } => control::commit(&instance, yes, !no_wait).await,
+        Command::Daemon { .. } => crate::service::run(&instance).await,
+    }
+}

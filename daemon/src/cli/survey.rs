@@ -1,0 +1,68 @@
+//! Calls every step of a runbook that is not being run: what `check` and `plan` have in common.
+
+use super::Exit;
+use crate::engine::{Caller, NoteTaker, Note, Observer};
+use crate::host::ChildLauncher;
+use crate::instance::{self, Assembled, Instance, Plugins};
+use crate::runbook::Runbook;
+use crate::service::{HostCaller, StoredSecrets};
+use crate::state::{CallResult, OutlineStep};
+use connect_migrator_sdk::{Invocation, Migration, Op};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What each step answered.
+pub(super) struct Survey {
+    pub(super) answers: Vec<(OutlineStep, CallResult)>,
+    pub(super) assembled: Assembled,
+}
+
+/// Shows what steps log while a person waits.
+struct Terminal;
+
+impl Observer for Terminal {
+    fn note(&self, note: &Note<'_>) {
+        if let Note::Log { step, level, message, .. } = note
+            && matches!(level, connect_migrator_sdk::LogLevel::Warn | connect_migrator_sdk::LogLevel::Error)
+        {
+            eprintln!("{step}: {message}");
+        }
+    }
+}
+
+/// Calls `op`, which only reads, of every step.
+pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> {
+    let runbook = Runbook::load(&instance.runbook_path()).map_err(|error| Exit::Unusable.because(&error))?;
+    let launcher = Arc::new(ChildLauncher::default());
+    let plugins = Plugins::installed(&instance.plugin_dirs());
+    let assembled = instance::assemble(instance, runbook, &plugins, "", launcher.as_ref())
+        .await
+        .map_err(|error| Exit::Unusable.because(&error))?;
+    let caller = HostCaller::new(launcher);
+    let plan = &assembled.plan;
+    let mut answers = Vec::new();
+    for (step, outline) in plan.steps.iter().zip(plan.outline().steps) {
+        let invocation = Invocation {
+            step: step.id.clone(),
+            uses: step.info.name.clone(),
+            op,
+            of: None,
+            attempt: 1,
+            config: step.config.clone(),
+            migration: Migration { id: String::new(), instance: plan.instance.clone() },
+            source: plan.source.clone(),
+            state_dir: plan.steps_dir.join(&step.id),
+            facts: serde_json::Map::new(),
+            checkpoint: None,
+            undo: Vec::new(),
+        };
+        let taker = NoteTaker::reading(step, Arc::new(Terminal), Arc::new(StoredSecrets));
+        let made = caller.call(step, invocation, plan.timeout(op), Arc::new(taker), CancellationToken::new());
+        let result = match made.await {
+            Ok(answer) => CallResult::Answered { answer, probed: false },
+            Err(failure) => CallResult::Failed(failure),
+        };
+        answers.push((outline, result));
+    }
+    Ok(Survey { answers, assembled })
+}

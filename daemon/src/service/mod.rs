@@ -1,0 +1,135 @@
+//! The daemon: one run of an instance under systemd, or in the foreground.
+
+mod caller;
+mod observer;
+mod recover;
+mod secrets;
+
+pub use caller::HostCaller;
+pub use observer::{Shown, Teller};
+pub use secrets::StoredSecrets;
+
+use crate::bus::Bus;
+use crate::cli::Exit;
+use crate::engine::{Command, Engine, Finish, Reply, WallClock};
+use crate::host::ChildLauncher;
+use crate::instance::Instance;
+use crate::report::Report;
+use crate::state::{End, InstanceLock, LockError, SqliteStore, Store};
+use crate::systemd::{journal, notify::Notify};
+use jiff::Timestamp;
+use recover::Recovered;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// How many commands may wait for the engine.
+const COMMAND_QUEUE: usize = 8;
+
+/// Goes on with the open migration of an instance, or begins a new one, until it ends, is parked, or needs an operator.
+pub async fn run(instance: &Instance) -> Exit {
+    journal::init(journal::Mode::Daemon);
+    let teller = Arc::new(Teller::new(instance.name(), Notify::from_environment()));
+    let exit = match begin(instance, &teller).await {
+        Ok((engine, _lock)) => go(instance, engine, &teller).await,
+        Err((exit, why)) => {
+            teller.failed(&why);
+            exit
+        }
+    };
+    teller.stopping();
+    exit
+}
+
+type Failed = (Exit, String);
+
+async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<(Engine, InstanceLock), Failed> {
+    let unusable = |why: &dyn std::fmt::Display| (Exit::Unusable, why.to_string());
+    let state_dir = instance.state_dir();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(|error| {
+        unusable(&format!("could not make {}: {error}; run as root, and check the disk", state_dir.display()))
+    })?;
+    let lock = InstanceLock::take(&state_dir).map_err(|error| match error {
+        LockError::Held(_) => (Exit::Busy, error.to_string()),
+        LockError::Io(..) => unusable(&error),
+    })?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?);
+    let launcher = Arc::new(ChildLauncher::default());
+    let Recovered { plan, begins } =
+        recover::recover(instance, store.as_ref(), launcher.as_ref()).await.map_err(|error| unusable(&error))?;
+    teller.outline(&plan.outline());
+    let engine = Engine::new(
+        plan,
+        store,
+        Arc::new(HostCaller::new(launcher)),
+        Arc::new(StoredSecrets),
+        Arc::clone(teller) as Arc<dyn crate::engine::Observer>,
+        Arc::new(WallClock),
+    )
+    .map_err(|error| unusable(&error))?;
+    if let Some(started) = begins {
+        engine.start(&started).map_err(|error| unusable(&error))?;
+    }
+    Ok((engine, lock))
+}
+
+async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Exit {
+    let (send, mut commands) = mpsc::channel(COMMAND_QUEUE);
+    let bus = match Bus::serve(instance, send.clone(), Arc::clone(teller)).await {
+        Ok(bus) => Some(bus),
+        Err(error) => {
+            teller.failed(&format!("{error}; the run goes on, but `connect-migrator rollback` and `commit` must wait"));
+            None
+        }
+    };
+    if let Err(error) = park_on_signals(send) {
+        teller.failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
+    }
+    recover::arm(instance, true).await;
+    teller.ready();
+    let result = engine.run(&mut commands).await;
+    let view = engine.view();
+    if let Some(report) = Report::of(&view, Timestamp::now())
+        && let Err(error) = report.write(&instance.report_path())
+    {
+        teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
+    }
+    if view.closed.is_some() {
+        recover::arm(instance, false).await;
+        recover::tidy(instance, &view);
+    }
+    drop(bus);
+    match result {
+        Ok(Finish::Closed(End::Committed) | Finish::Parked) => Exit::Done,
+        Ok(Finish::Closed(End::RolledBack { left })) if left.is_empty() => Exit::RolledBack,
+        Ok(Finish::Closed(End::RolledBack { .. }) | Finish::Waiting(_)) => Exit::NeedsOperator,
+        Ok(Finish::Closed(End::Blocked)) => Exit::Blocked,
+        Err(error) => {
+            teller.failed(&error.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+/// `systemctl stop` parks the run; so does Ctrl-C in the foreground.
+fn park_on_signals(commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            let (reply, answer) = oneshot::channel();
+            if commands.send((Command::Park, reply)).await.is_err() {
+                return;
+            }
+            if let Ok(Ok(text)) = answer.await {
+                journal::say(journal::Priority::Notice, &format!("asked to stop: {text}"));
+            }
+        }
+    });
+    Ok(())
+}

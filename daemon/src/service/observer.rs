@@ -1,0 +1,282 @@
+//! Tells the journal, systemd and the bus what happens.
+
+use crate::engine::{Note, Observer, StepFindings, findings, windows};
+use crate::state::{CallResult, Decision, End, Event, Outline, View};
+use crate::systemd::journal::{Entry, Priority};
+use crate::systemd::notify::Notify;
+use connect_migrator_sdk::{LogLevel, Op, Progress, Severity};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often progress may change the status line.
+const STATUS_EVERY_MILLIS: u64 = 500;
+/// How long systemd is asked to wait, again and again, while a call that must not be cut off is under way.
+const EXTEND_TIMEOUT_SECS: u64 = 60;
+
+/// What is shown of the run at this moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shown {
+    /// UUIDv7.
+    pub migration: String,
+    /// The phase's name.
+    pub phase: String,
+    /// The step's id.
+    pub step: String,
+    /// One line.
+    pub status: String,
+}
+
+/// The engine's observer.
+#[derive(Debug)]
+pub struct Teller {
+    instance: String,
+    notify: Notify,
+    shown: Mutex<Shown>,
+    outline: Mutex<Outline>,
+    progressed: Mutex<Option<Instant>>,
+    stopping: AtomicBool,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Teller {
+    /// For this instance.
+    #[must_use]
+    pub fn new(instance: &str, notify: Notify) -> Self {
+        Teller {
+            instance: instance.into(),
+            notify,
+            shown: Mutex::default(),
+            outline: Mutex::default(),
+            progressed: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// What is shown now.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        held(&self.shown).clone()
+    }
+
+    /// Which steps there are.
+    pub fn outline(&self, outline: &Outline) {
+        *held(&self.outline) = outline.clone();
+    }
+
+    /// State is recovered.
+    pub fn ready(&self) {
+        self.notify.ready();
+    }
+
+    /// The process is about to end.
+    pub fn stopping(&self) {
+        self.notify.stopping();
+    }
+
+    /// Something went wrong that is not an event of the migration.
+    pub fn failed(&self, why: &str) {
+        self.say(Priority::Error, None, None, why);
+        self.notify.status(why.lines().next().unwrap_or_default());
+    }
+
+    fn say(&self, priority: Priority, step: Option<&str>, plugin: Option<&str>, message: &str) {
+        let shown = self.shown();
+        Entry {
+            priority,
+            message,
+            instance: &self.instance,
+            migration_id: Some(shown.migration.as_str()).filter(|id| !id.is_empty()),
+            phase: Some(shown.phase.as_str()).filter(|phase| !phase.is_empty()),
+            step,
+            plugin,
+            message_id: None,
+        }
+        .send();
+    }
+
+    fn status(&self, step: &str, status: String) {
+        self.notify.status(&status);
+        let mut shown = held(&self.shown);
+        shown.step = step.into();
+        shown.status = status;
+    }
+
+    fn event(&self, event: &Event, view: &View, phase: &str) {
+        {
+            let mut shown = held(&self.shown);
+            shown.migration = view.migration().into();
+            shown.phase = phase.into();
+        }
+        let told = told(event, view);
+        let Some(Told { priority, step, status, message }) = told else { return };
+        let plugin = step.as_ref().and_then(|step| {
+            let outline = held(&self.outline);
+            let uses = &outline.steps.iter().find(|known| known.id == *step)?.uses;
+            Some(uses.split('/').next().unwrap_or(uses).to_owned())
+        });
+        if let Some(message) = &message {
+            self.say(priority, step.as_deref(), plugin.as_deref(), message);
+        }
+        if let Some(status) = status.or(message) {
+            let status = format!("{phase}: {}", status.lines().next().unwrap_or_default());
+            self.status(step.as_deref().unwrap_or_default(), status);
+        }
+    }
+}
+
+struct Told {
+    priority: Priority,
+    step: Option<String>,
+    /// For the status line; the message if `None`.
+    status: Option<String>,
+    /// For the journal.
+    message: Option<String>,
+}
+
+/// The words for an event. `None`: nothing that people need.
+fn told(event: &Event, view: &View) -> Option<Told> {
+    let tell = |priority, message: String| Some(Told { priority, step: None, status: None, message: Some(message) });
+    match event {
+        Event::Started { migration, .. } => tell(Priority::Notice, format!("migration {migration} begins")),
+        Event::Intent { step, op, of, attempt, .. } => {
+            let of = of.map(|of| format!(" of {of}")).unwrap_or_default();
+            let again = if *attempt > 1 { format!(" (try {attempt})") } else { String::new() };
+            Some(Told {
+                priority: Priority::Info,
+                step: Some(step.clone()),
+                status: Some(format!("step `{step}`: {op}{of}{again}")),
+                message: op.changes().then(|| format!("{op}{of}{again} begins")),
+            })
+        }
+        Event::Outcome { call, result } => outcome(*call, result, view),
+        Event::SoakStarted => {
+            let window = windows(view).first().map(|span| span.seconds(jiff::Timestamp::now()));
+            let window = window.map(|seconds| format!(" The window was {seconds:.1} s.")).unwrap_or_default();
+            tell(Priority::Notice, format!("the new server serves; the soak begins.{window}"))
+        }
+        Event::RollbackDecided { cause } => {
+            let step = cause.step.as_ref().map(|step| format!(" because step `{step}` failed")).unwrap_or_default();
+            let remedy = if cause.remedy.is_empty() { String::new() } else { format!("; {}", cause.remedy) };
+            tell(Priority::Warning, format!("rolls back{step}: {}{remedy}", cause.why))
+        }
+        Event::CommitDecided { by } => tell(Priority::Notice, format!("commits: {by}")),
+        Event::Parked => tell(Priority::Notice, "parked; the next start goes on from here".into()),
+        Event::Stopped { why, .. } => tell(Priority::Error, why.clone()),
+        Event::Resumed => tell(Priority::Notice, "an operator started the run again".into()),
+        Event::Closed { end } => closed(end, view),
+        Event::Undo { .. } | Event::Checkpoint { .. } => None,
+    }
+}
+
+fn closed(end: &End, view: &View) -> Option<Told> {
+    let (priority, message) = match end {
+        End::Committed => (Priority::Notice, "committed: Connect lives in the container".to_owned()),
+        End::RolledBack { left } if left.is_empty() => {
+            (Priority::Warning, "rolled back: Connect is on the host as before".to_owned())
+        }
+        End::RolledBack { left } => (Priority::Error, format!("rolled back, but: {}", left.join("; "))),
+        End::Blocked => {
+            let mut text = "blocked by its checks; nothing was touched".to_owned();
+            for StepFindings { step, findings } in findings(view) {
+                for finding in findings.iter().filter(|finding| finding.severity == Severity::Blocker) {
+                    text.push_str(&format!("\n{step}: {} [{}]\n  what to do: {}", finding.text, finding.key, finding.remedy));
+                }
+            }
+            (Priority::Error, text)
+        }
+    };
+    Some(Told { priority, step: None, status: None, message: Some(message) })
+}
+
+fn outcome(call: u64, result: &CallResult, view: &View) -> Option<Told> {
+    let call = view.calls.iter().rev().find(|known| known.number == call)?;
+    let seconds = call.ended.map_or(0.0, |at| at.duration_since(call.started).as_secs_f64());
+    let of = call.of.map(|of| format!(" of {of}")).unwrap_or_default();
+    let rolling_back = matches!(view.decision, Some(Decision::Rollback { .. }));
+    let (priority, message) = match result {
+        CallResult::Failed(failure) if failure.cancelled => (Priority::Info, Some(format!("{}{of} was asked to end", call.op))),
+        CallResult::Failed(failure) => {
+            let remedy = if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
+            (Priority::Error, Some(format!("{}{of} failed after {seconds:.1} s: {}{remedy}", call.op, failure.why)))
+        }
+        CallResult::Answered { answer, .. } => {
+            let lines: Vec<&str> = answer
+                .get("evidence")
+                .map(|evidence| match evidence {
+                    serde_json::Value::Array(lines) => lines.iter().filter_map(serde_json::Value::as_str).collect(),
+                    serde_json::Value::String(line) => vec![line.as_str()],
+                    _ => Vec::new(),
+                })
+                .unwrap_or_default();
+            let why = answer.get("why").and_then(serde_json::Value::as_str);
+            match (call.op, why) {
+                (Op::Verify, Some(why)) => (Priority::Error, Some(format!("verify found it broken: {why}"))),
+                (Op::Check | Op::Plan | Op::Probe, _) => (Priority::Info, None),
+                _ => (
+                    if rolling_back { Priority::Notice } else { Priority::Info },
+                    Some(format!("{}{of} done in {seconds:.1} s: {}", call.op, lines.join("; "))),
+                ),
+            }
+        }
+    };
+    let status = Some(format!("step `{}`: {}{of} ended", call.step, call.op));
+    Some(Told { priority, step: Some(call.step.clone()), status, message })
+}
+
+impl Observer for Teller {
+    fn note(&self, note: &Note<'_>) {
+        match note {
+            Note::Event { event, view, phase } => self.event(event, view, phase.name()),
+            Note::Log { step, plugin, level, message } => {
+                let priority = match level {
+                    LogLevel::Debug => Priority::Debug,
+                    LogLevel::Info => Priority::Info,
+                    LogLevel::Warn => Priority::Warning,
+                    LogLevel::Error => Priority::Error,
+                };
+                self.say(priority, Some(step), Some(plugin), message);
+            }
+            Note::Progress { step, progress } => self.progress(step, progress),
+            Note::Soaked { broken: Some(why), .. } => {
+                self.say(Priority::Warning, None, None, &format!("soak: {why}"));
+                self.status("", format!("soak: {}", why.lines().next().unwrap_or_default()));
+            }
+            Note::Soaked { broken: None, left } if left.is_zero() => {
+                self.status("", "soak: all holds; waits for `commit` or `rollback`".into());
+            }
+            Note::Soaked { broken: None, left } => {
+                self.status("", format!("soak: all holds, {} s left", left.as_secs()));
+            }
+            Note::Alive { busy } => {
+                self.notify.watchdog();
+                if *busy && self.stopping.load(Ordering::Relaxed) {
+                    self.notify.extend_timeout(Duration::from_secs(EXTEND_TIMEOUT_SECS));
+                }
+            }
+            Note::Parking => self.stopping.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Teller {
+    fn progress(&self, step: &str, progress: &Progress) {
+        let mut last = held(&self.progressed);
+        if last.is_some_and(|at| at.elapsed() < Duration::from_millis(STATUS_EVERY_MILLIS)) {
+            return;
+        }
+        *last = Some(Instant::now());
+        drop(last);
+        let unit = progress.unit.as_deref().unwrap_or_default();
+        let far = match (progress.done, progress.total) {
+            (Some(done), Some(total)) => format!(", {done} of {total} {unit}"),
+            (Some(done), None) => format!(", {done} {unit}"),
+            _ => String::new(),
+        };
+        let phase = self.shown().phase;
+        self.status(step, format!("{phase}: step `{step}`: {}{}", progress.doing, far.trim_end()));
+    }
+}

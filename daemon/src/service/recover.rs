@@ -1,0 +1,135 @@
+//! What a start finds: an open migration to go on with, or none.
+
+use crate::engine::Plan;
+use crate::host::{Launcher, PluginRef};
+use crate::instance::{self, AssembleError, Instance, PinError, Plugins};
+use crate::runbook::{Runbook, RunbookError};
+use crate::state::{Decision, Event, Store, StoreError, View};
+use crate::systemd::journal;
+use crate::systemd::units::Units;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Left in the state directory while the unit is enabled only for the time of the migration.
+const ARMED: &str = "armed";
+
+/// The plan to run, and the event to begin with if the migration is new.
+pub(super) struct Recovered {
+    pub(super) plan: Plan,
+    pub(super) begins: Option<Event>,
+}
+
+/// The run cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RecoverError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Runbook(#[from] RunbookError),
+    #[error("{0}")]
+    Assemble(#[from] AssembleError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(
+        "the runbook {path} is not the one that this migration began with:\n{diff}\nPut it back as it was, then start again; \
+         or go back with `connect-migrator rollback {instance}`, which uses the runbook as it was"
+    )]
+    Changed { path: String, diff: String, instance: String },
+}
+
+/// Reads the state and makes the plan. Changes nothing but the copies of the plugins.
+pub(super) async fn recover(
+    instance: &Instance,
+    store: &dyn Store,
+    launcher: &dyn Launcher,
+) -> Result<Recovered, RecoverError> {
+    let view = View::of(&store.load()?);
+    if view.is_open() { resume(instance, &view, launcher).await } else { begin(instance, launcher).await }
+}
+
+async fn begin(instance: &Instance, launcher: &dyn Launcher) -> Result<Recovered, RecoverError> {
+    let runbook = Runbook::load(&instance.runbook_path())?;
+    let migration = Uuid::now_v7().to_string();
+    let installed = Plugins::installed(&instance.plugin_dirs());
+    let assembled = instance::assemble(instance, runbook, &installed, &migration, launcher).await?;
+    let dir = instance.pinned_plugins_dir(&migration);
+    let (pinned, digests) = instance::pin_plugins(&assembled.plugins, &dir)?;
+    let mut plan = assembled.plan;
+    for step in &mut plan.steps {
+        if let Some(plugin) = pinned.get(&step.plugin.name()) {
+            step.plugin = plugin.clone();
+        }
+    }
+    let begins = Event::Started {
+        migration,
+        instance: instance.name().into(),
+        runbook: assembled.runbook.text().into(),
+        runbook_digest: assembled.runbook.digest(),
+        plugins: digests,
+        version: env!("CARGO_PKG_VERSION").into(),
+        outline: plan.outline(),
+    };
+    Ok(Recovered { plan, begins: Some(begins) })
+}
+
+async fn resume(instance: &Instance, view: &View, launcher: &dyn Launcher) -> Result<Recovered, RecoverError> {
+    let Some(Event::Started { runbook: pinned, plugins: digests, .. }) = view.started.as_ref().map(|r| &r.event) else {
+        return begin(instance, launcher).await;
+    };
+    let path = instance.runbook_path();
+    // The way back needs no new runbook; the way on must be the one that was begun.
+    if !matches!(view.decision, Some(Decision::Rollback { .. })) {
+        let now = Runbook::load(&path)?;
+        if now.text() != pinned {
+            let diff = similar::TextDiff::from_lines(pinned.as_str(), now.text());
+            let diff = diff.unified_diff().header("as it was", "as it is now").to_string();
+            return Err(RecoverError::Changed {
+                path: path.display().to_string(),
+                diff,
+                instance: instance.name().into(),
+            });
+        }
+    }
+    let runbook = Runbook::parse(&path.display().to_string(), pinned)
+        .map_err(|diagnostics| RecoverError::Assemble(AssembleError::Runbook(diagnostics)))?;
+    let mut plugins: BTreeMap<String, PluginRef> =
+        instance::verify_pinned(digests, &instance.pinned_plugins_dir(view.migration()))?;
+    let built_in = Plugins::installed(&[]);
+    plugins.extend(built_in.0);
+    let assembled = instance::assemble(instance, runbook, &Plugins(plugins), view.migration(), launcher).await?;
+    Ok(Recovered { plan: assembled.plan, begins: None })
+}
+
+/// Lets the run go on after a reboot: enables the unit for the time of the migration, unless it is enabled anyway.
+pub(super) async fn arm(instance: &Instance, on: bool) {
+    let marker = instance.state_dir().join(ARMED);
+    let unit = instance.unit();
+    let result = async {
+        let units = Units::system().await?;
+        if on {
+            if units.status(&unit).await?.unit_file_state == "disabled" {
+                units.enable(&unit).await?;
+                // Without the marker the unit stays enabled, which does no harm: a start finds nothing to do but check.
+                let _ = std::fs::write(&marker, "enabled for the time of the migration\n");
+            }
+        } else if marker.exists() {
+            units.disable(&unit).await?;
+            let _ = std::fs::remove_file(&marker);
+        }
+        Ok::<_, crate::systemd::units::UnitError>(())
+    };
+    if let Err(error) = result.await {
+        let what = if on { "enable" } else { "disable" };
+        journal::say(journal::Priority::Warning, &format!("could not {what} {unit} for the time of the migration: {error}"));
+    }
+}
+
+/// Removes the plugins that were kept for the migration. The steps' folders stay: they hold the logs of rebuilt content.
+pub(super) fn tidy(instance: &Instance, view: &View) {
+    let dir = instance.pinned_plugins_dir(view.migration());
+        if let Err(error) = std::fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            journal::say(journal::Priority::Warning, &format!("could not remove {}: {error}", dir.display()));
+        }
+}

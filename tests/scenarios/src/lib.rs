@@ -1,0 +1,3 @@
+//! End-to-end scenarios: the packages as they are shipped, on a real machine that is thrown away.
+
+pub mod artifacts;
