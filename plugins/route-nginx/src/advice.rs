@@ -27,8 +27,12 @@ pub fn advice(configuration: &Configuration, value: &Value) -> Vec<Finding> {
             findings.push(Finding::warning(key, format!("{text}: {}", places.join("; ")), remedy));
         }
     };
-    warn("websocket-headers",
-        "websockets are not passed on to Connect, and interactive content needs them", &|id| websocket_lacks(configuration, id), WEBSOCKET_REMEDY);
+    warn(
+        "websocket-headers",
+        "websockets are not passed on to Connect, and interactive content needs them",
+        &|id| websocket_lacks(configuration, id),
+        WEBSOCKET_REMEDY,
+    );
     warn(
         "original-url-header",
         "Connect is not told the URL that the user typed",
