@@ -8,7 +8,7 @@
 #
 #   --r V --python V --quarto V   interpreters in the image (default 4.5.2, 3.12.13, 1.8.24)
 #   --os NAME                     default "Ubuntu 24.04"; the distribution that the program sees
-#   --uid N                       user and group of rstudio-connect (default 999)
+#   --uid N --gid N               user and group of rstudio-connect (default 999)
 #   --reports V                   the program says it is version V, the labels still say --version
 #   --set 'KEY = VALUE'           a line of standin.toml; 'ping = "unavailable"' or 'ping = "never-listen"' never gets
 #                                 healthy, 'startup-ms = 5000' is slow
@@ -18,7 +18,7 @@ set -euo pipefail
 
 usage() { sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
-binary= version= r=4.5.2 python=3.12.13 quarto=1.8.24 os="Ubuntu 24.04" uid=999 reports= push=yes only=
+binary='' version='' r=4.5.2 python=3.12.13 quarto=1.8.24 os="Ubuntu 24.04" uid=999 gid=999 reports='' push=yes only=''
 settings=() tags=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -29,9 +29,10 @@ while [ $# -gt 0 ]; do
 	--quarto) quarto=${2:?}; shift ;;
 	--os) os=${2:?}; shift ;;
 	--uid) uid=${2:?}; shift ;;
+	--gid) gid=${2:?}; shift ;;
 	--reports) reports=${2:?}; shift ;;
 	--set) settings+=("${2:?}"); shift ;;
-	--no-push) push= ;;
+	--no-push) push='' ;;
 	--rootfs) only=${2:?}; shift ;;
 	-*) usage ;;
 	*) tags+=("$1") ;;
@@ -108,12 +109,12 @@ mkdir -p "$root/var/lib/rstudio-connect"
 put /etc/passwd 644 <<EOF
 root:x:0:0:root:/root:/bin/bash
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
-rstudio-connect:x:$uid:$uid::/home/rstudio-connect:/usr/sbin/nologin
+rstudio-connect:x:$uid:$gid::/home/rstudio-connect:/usr/sbin/nologin
 EOF
 put /etc/group 644 <<EOF
 root:x:0:
 nogroup:x:65534:
-rstudio-connect:x:$uid:
+rstudio-connect:x:$gid:
 EOF
 put /etc/nsswitch.conf 644 <<EOF
 passwd: files

@@ -164,7 +164,9 @@ async fn attempt(
     if app.builds.fails_this_time(app.tuning.flaky_every, content.id) {
         return Err("The build was interrupted: packrat cache is in use".to_owned());
     }
-    if app.tuning.build_writes {
+    if app.tuning.build_writes && !chosen.is_empty() {
+        // Builds run as the RunAs user, like content.
+        app.data.readable_by_run_as(&app.data.app(content.id, bundle))?;
         for (language, version) in &chosen {
             if let Some(line) =
                 environment(app, *language, *version, content, bundle).map_err(|e| e.to_string())?
@@ -213,8 +215,9 @@ pub fn delete_cache(app: &Arc<App>, cache: Cache) -> Result<String, Failure> {
 /// # Errors
 /// A text for the page.
 pub fn runs(app: &App, content: &Content, bundle: &str) -> Result<(), String> {
-    let unpacked = app.data.app(content.id, bundle);
-    app.data.readable_by_run_as(&unpacked)?;
+    if content.app_mode != "static" {
+        app.data.readable_by_run_as(&app.data.app(content.id, bundle))?;
+    }
     for (language, wanted) in content.needs() {
         let Some(version) = app.runtimes.compatible(language, wanted) else {
             return Err(format!("no compatible Local environment with {language} version {wanted}"));

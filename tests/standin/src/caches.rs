@@ -227,3 +227,22 @@ impl DataDir {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_owned_by_another_number_than_the_run_as_user_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = dir.path().join("app");
+        fs::create_dir(&app).unwrap();
+        let uid = fs::metadata(&app).unwrap().uid();
+        let as_user = |uid| DataDir::new(dir.path(), Some(Owner { uid, gid: 0 })).readable_by_run_as(&app);
+        fs::set_permissions(&app, fs::Permissions::from_mode(0o750)).unwrap();
+        as_user(uid).unwrap();
+        assert!(as_user(uid + 1).unwrap_err().contains("permission denied"));
+        fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).unwrap();
+        as_user(uid + 1).unwrap();
+    }
+}

@@ -12,6 +12,8 @@ mod api;
 mod caches;
 mod commands;
 mod copies;
+mod pages;
 mod postgres;
 mod scene;
+mod starts;
 mod tasks;
