@@ -31,21 +31,26 @@ pub fn require(say: impl Fn(&str)) -> Result<(), Error> {
     let mut missing: Vec<&str> =
         needs.into_iter().filter(|(name, _)| !program::exists(name)).map(|(_, package)| package).collect();
     missing.dedup();
+    install(&missing, say)
+}
+
+/// Installs Debian packages as [`require`] does.
+pub fn install(missing: &[&str], say: impl Fn(&str)) -> Result<(), Error> {
     if missing.is_empty() {
         return Ok(());
     }
     let lacks = |line: String| Error::HostLacks { missing: missing.join(", "), line };
     if !program::exists("apt-get") {
-        return Err(lacks(format!("this system's package manager (on Debian: {})", plain(&missing))));
+        return Err(lacks(format!("this system's package manager (on Debian: {})", plain(missing))));
     }
     let prefix: &[&str] = match (is_root(), program::exists("sudo")) {
         (true, _) => &[],
         (false, true) if program::output("asking for sudo", "sudo", &["-n", "true"]).is_ok() => &["sudo", "-n"],
-        _ => return Err(lacks(format!("sudo {}", plain(&missing)))),
+        _ => return Err(lacks(format!("sudo {}", plain(missing)))),
     };
     say(&format!("this host lacks the Debian packages {}; installing them", missing.join(", ")));
     apt(prefix, &["update"])?;
-    let arguments = installable(&missing)?;
+    let arguments = installable(missing)?;
     say(&format!("{}apt-get {}", prefix.iter().map(|p| format!("{p} ")).collect::<String>(), arguments.join(" ")));
     apt(prefix, &arguments)?;
     Ok(())

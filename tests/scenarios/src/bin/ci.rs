@@ -1,0 +1,110 @@
+//! `cargo ci`: everything that must hold, in the order in which it fails fastest.
+
+use clap::Parser;
+use connect_migrator_rig::{Suite, host};
+use connect_migrator_scenarios::artifacts::{self, target, workspace};
+use connect_migrator_scenarios::lab::Tried;
+use connect_migrator_scenarios::{bench, scenario};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// Debian packages that tests on the host itself need.
+const TEST_PACKAGES: [(&str, &str); 4] = [
+    ("dbus-daemon", "dbus-daemon"),
+    ("nginx", "nginx-light"),
+    ("initdb", "postgresql"),
+    ("cc", "gcc"),
+];
+
+/// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
+#[derive(Debug, Parser)]
+#[command(name = "cargo ci")]
+struct Arguments {
+    /// Only what needs no machine
+    #[arg(long)]
+    no_machine: bool,
+    /// Only the scenarios and benches
+    #[arg(long)]
+    only_machine: bool,
+    /// Only scenarios whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Only this Debian
+    #[arg(long)]
+    suite: Option<Suite>,
+    /// Leave the machine of a failed scenario running, and say how to log in
+    #[arg(long)]
+    keep: bool,
+    /// Without the benches
+    #[arg(long)]
+    no_bench: bool,
+}
+
+fn main() -> ExitCode {
+    match ci(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nerror: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ci(arguments: &Arguments) -> Tried<bool> {
+    let began = Instant::now();
+    if !arguments.only_machine {
+        host::install(&missing(), |line| println!("{line}"))?;
+        pure()?;
+    }
+    if arguments.no_machine {
+        return Ok(true);
+    }
+    host::require(|line| println!("{line}"))?;
+    let artifacts = artifacts::build()?;
+    let (passed, failed) =
+        scenario::run(&artifacts, arguments.only.as_deref(), arguments.suite, arguments.keep)?;
+    if failed == 0 && !arguments.no_bench && arguments.only.is_none() {
+        bench::run(&artifacts)?;
+    }
+    println!("\nall of it took {:.0} minutes", began.elapsed().as_secs_f64() / 60.0);
+    println!("{passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+/// Everything that needs no machine.
+fn pure() -> Tried {
+    step("cargo fmt --all --check", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    step("cargo clippy", &mut cargo(&clippy))?;
+    step("cargo test", &mut cargo(&["test", "--workspace", "--locked"]))?;
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    step("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).current_dir(workspace()).env("CARGO_TARGET_DIR", target());
+    cargo
+}
+
+/// Runs one, with its output.
+fn step(name: &str, command: &mut Command) -> Tried {
+    println!("\n== {name}");
+    let began = Instant::now();
+    let status = command.status()?;
+    println!("== {name}: {status}, {:.0} s", began.elapsed().as_secs_f64());
+    if status.success() { Ok(()) } else { Err(format!("{name} failed").into()) }
+}
+
+/// The packages whose programs this host lacks.
+fn missing() -> Vec<&'static str> {
+    let found = |program: &str| {
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+        let postgres = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        path.split(':').map(Into::into).chain(postgres.map(|entry| entry.path().join("bin"))).any(
+            |dir: std::path::PathBuf| dir.join(program).exists(),
+        )
+    };
+    TEST_PACKAGES.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
+}
