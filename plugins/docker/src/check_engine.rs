@@ -1,0 +1,203 @@
+//! What must hold about the engine, the image and the container's name.
+
+use crate::container_spec::{Owner, owner};
+use crate::engine::{Credentials, Engine};
+use crate::image::{self, Found};
+use crate::settings::Privileges;
+use crate::world::Subject;
+use connect_migrator_connect::container::ImageFacts;
+use connect_migrator_connect::version::Version;
+use connect_migrator_sdk::{Context, Finding, StepError};
+
+/// The first API with everything that this step uses (docker 19.03).
+const OLDEST_API: (u32, u32) = (1, 40);
+
+/// What the engine's part of the check found.
+#[derive(Debug, Default)]
+pub struct EngineFindings {
+    /// The findings.
+    pub found: Vec<Finding>,
+    /// What the image's labels tell; `None` while the image is not on this host.
+    pub image: Option<ImageFacts>,
+    /// The container that holds the published port is our own.
+    pub own_container_runs: bool,
+}
+
+/// The login for the registry, its password fetched.
+///
+/// # Errors
+/// When the password is not stored.
+pub fn login(subject: &Subject<'_>, cx: &Context) -> Result<Option<Credentials>, StepError> {
+    let Some(login) = &subject.settings.login else { return Ok(None) };
+    Ok(Some(Credentials { user: login.user.clone(), password: cx.secret(&login.password)? }))
+}
+
+/// Checks engine, image and name. `source` is the version that runs on this host.
+pub async fn engine(subject: &Subject<'_>, cx: &Context, source: Option<Version>) -> EngineFindings {
+    let mut all = EngineFindings::default();
+    let engine = match Engine::connect(&subject.settings.socket).await {
+        Ok(engine) => engine,
+        Err(error) => {
+            all.found.push(Finding::blocker(
+                "docker-unreachable",
+                error.to_string(),
+                "install docker (`apt install docker.io`, or Docker's own packages), see that `systemctl status docker` is active, and run this as root",
+            ));
+            return all;
+        }
+    };
+    all.found.push(version(&engine));
+    all.found.extend(security(subject, &engine).await);
+    match login(subject, cx) {
+        Ok(login) => pick(subject, &engine, source, login.as_ref(), &mut all).await,
+        Err(error) => {
+            all.found.push(Finding::blocker("registry-login", error.to_string(), "store that credential"))
+        }
+    }
+    name(subject, &engine, &mut all).await;
+    all
+}
+
+fn version(engine: &Engine) -> Finding {
+    let mut parts = engine.api.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    let api = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let text = format!("docker {} answers (API {})", engine.version, engine.api);
+    if api < OLDEST_API {
+        let (major, minor) = OLDEST_API;
+        return Finding::blocker(
+            "docker-old",
+            format!("{text}, which is too old"),
+            format!("install a docker with API {major}.{minor} or later"),
+        );
+    }
+    Finding::ok("docker", text)
+}
+
+async fn security(subject: &Subject<'_>, engine: &Engine) -> Option<Finding> {
+    let options = match engine.security_options().await {
+        Ok(options) => options,
+        Err(error) => {
+            return Some(Finding::warning("docker-setup", error.to_string(), "see `docker info`"));
+        }
+    };
+    let rootless = options.iter().any(|option| option.contains("name=rootless"));
+    if rootless && subject.settings.privileges != Privileges::None {
+        return Some(Finding::blocker(
+            "docker-rootless",
+            "this engine runs without root, and root in its containers is not root: neither Connect's sandbox nor files of several users work",
+            "use the engine of the system (`socket`)",
+        ));
+    }
+    None
+}
+
+async fn pick(
+    subject: &Subject<'_>,
+    engine: &Engine,
+    source: Option<Version>,
+    login: Option<&Credentials>,
+    all: &mut EngineFindings,
+) {
+    let candidates = crate::reference::candidates(&subject.settings.image, source);
+    if candidates.is_empty() {
+        let (text, remedy) = match source {
+            None => (
+                "no image can be chosen: it is not known which version runs on this host".to_owned(),
+                "name the image itself: `image = \"…\"`",
+            ),
+            Some(version) => (
+                format!("there is no image of {version} for this choice of `os` and `variant`"),
+                "name the image itself, or leave `os` out",
+            ),
+        };
+        all.found.push(Finding::blocker("image-missing", text, remedy));
+        return;
+    }
+    let found = match image::find(engine, &candidates, login).await {
+        Ok(found) => found,
+        Err(not_found) => {
+            all.found.push(Finding::blocker(
+                "image-missing",
+                format!("the image cannot be had: {}", not_found.why()),
+                not_found.remedy(),
+            ));
+            return;
+        }
+    };
+    let (reference, told) = match &found {
+        Found::Local { reference, about } => {
+            all.found.push(Finding::ok("image", format!("{reference} is on this host")));
+            all.image = Some(image::facts(about));
+            (reference, image::version(about, reference))
+        }
+        Found::Remote { reference, digest } => {
+            all.found.push(Finding::ok("image", format!("the registry has {reference} ({digest})")));
+            (reference, crate::reference::version_in_tag(reference))
+        }
+    };
+    all.found.push(same_version(reference, told, source));
+}
+
+/// Whether the image has the source's version.
+#[must_use]
+pub fn same_version(reference: &str, image: Option<Version>, source: Option<Version>) -> Finding {
+    match (image, source) {
+        (Some(image), Some(source)) if image.same_release(&source) => {
+            Finding::ok("image-version", format!("{reference} has version {image}, as this host"))
+        }
+        (Some(image), Some(source)) => Finding::blocker(
+            "image-version",
+            format!("{reference} has version {image}, this host has {source}"),
+            format!("name an image of {source}; an upgrade comes before the move or after it, never with it"),
+        ),
+        (None, Some(source)) => Finding::warning(
+            "image-version",
+            format!(
+                "neither the tag nor (so far) a label of {reference} tells its version; this host has {source}"
+            ),
+            "it is looked at again once the image is pulled, and the server is asked when it runs; better name an image whose tag tells",
+        ),
+        (_, None) => Finding::warning(
+            "image-version",
+            format!("{reference} cannot be compared with this host, whose version is not known"),
+            "see yourself that both have the same version",
+        ),
+    }
+}
+
+async fn name(subject: &Subject<'_>, engine: &Engine, all: &mut EngineFindings) {
+    let name = &subject.names.container;
+    let container = match engine.container(name).await {
+        Ok(Some(container)) => container,
+        Ok(None) => {
+            all.found.push(Finding::ok("name", format!("no container is named {name}")));
+            return;
+        }
+        Err(error) => {
+            all.found.push(Finding::warning("name", error.to_string(), "see `docker ps -a`"));
+            return;
+        }
+    };
+    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+    let running = container.state.as_ref().and_then(|state| state.running).unwrap_or(false);
+    all.found.push(match owner(subject, labels) {
+        Owner::Foreign => Finding::blocker(
+            "name-taken",
+            format!("there is a container {name} that connect-migrator did not make"),
+            "choose another `name`, or remove that container if it is not needed",
+        ),
+        Owner::Earlier if running => Finding::blocker(
+            "already-running",
+            format!("the container {name} of an earlier migration of this instance runs"),
+            "roll that migration back first, or stop and remove the container if it is not needed",
+        ),
+        Owner::Ours if running => {
+            all.own_container_runs = true;
+            Finding::ok("name", format!("the container {name} of this migration runs"))
+        }
+        Owner::Earlier | Owner::Ours => Finding::ok(
+            "name",
+            format!("a container {name} of this instance is left over and will be made anew"),
+        ),
+    });
+}

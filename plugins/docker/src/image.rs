@@ -1,0 +1,115 @@
+//! Finding the image, and what its labels tell.
+
+use crate::engine::{Credentials, Engine, EngineError};
+use crate::reference;
+use bollard::models::ImageInspect;
+use connect_migrator_connect::container::ImageFacts;
+use connect_migrator_connect::version::Version;
+
+/// An image that can be had.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// It is on this host.
+    Local {
+        /// The reference under which it was asked for.
+        reference: String,
+        /// What the engine knows about it.
+        about: Box<ImageInspect>,
+    },
+    /// Its registry has it.
+    Remote {
+        /// The reference under which it was asked for.
+        reference: String,
+        /// Its digest there.
+        digest: String,
+    },
+}
+
+/// No candidate can be had: each with what was said about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFound(pub Vec<(String, EngineError)>);
+
+/// Finds the first candidate that is here or in its registry.
+///
+/// # Errors
+/// What was said about each candidate.
+pub async fn find(
+    engine: &Engine,
+    candidates: &[String],
+    login: Option<&Credentials>,
+) -> Result<Found, NotFound> {
+    let mut said = Vec::new();
+    for reference in candidates {
+        match engine.image(reference).await {
+            Ok(Some(about)) => {
+                return Ok(Found::Local { reference: reference.clone(), about: Box::new(about) });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                said.push((reference.clone(), error));
+                continue;
+            }
+        }
+        match engine.in_registry(reference, login).await {
+            Ok(digest) => return Ok(Found::Remote { reference: reference.clone(), digest }),
+            Err(error) => said.push((reference.clone(), error)),
+        }
+    }
+    Err(NotFound(said))
+}
+
+impl NotFound {
+    /// What was said, in one sentence.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let said: Vec<String> = self
+            .0
+            .iter()
+            .map(|(reference, error)| match error {
+                EngineError::Refused { message, .. } => format!("{reference}: {message}"),
+                error => format!("{reference}: {error}"),
+            })
+            .collect();
+        said.join("; ")
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        let said = |words: &[&str]| {
+            self.0.iter().any(|(_, error)| {
+                let text = error.to_string().to_lowercase();
+                words.iter().any(|word| text.contains(word))
+            })
+        };
+        if said(&["unauthorized", "denied", "authentication required", "status 401", "status 403"]) {
+            "the registry wants a login, or does not have this repository: set `login = { user = \"…\", password = { credential = \"…\" } }`, or correct `image`"
+        } else if said(&["manifest unknown", "not found", "status 404"]) {
+            "the registry has no such tag: correct `image` (images exist only for some patch releases), or load the image with `docker load`"
+        } else {
+            "see that this host reaches the registry (name, proxy, certificate), or load the image with `docker load`"
+        }
+    }
+}
+
+/// A label of an image.
+#[must_use]
+pub fn label<'a>(about: &'a ImageInspect, name: &str) -> Option<&'a str> {
+    about.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str).filter(|text| !text.is_empty())
+}
+
+/// The version that an image says it has: by label, else by its tag.
+#[must_use]
+pub fn version(about: &ImageInspect, reference: &str) -> Option<Version> {
+    ["co.posit.image.version", "org.opencontainers.image.version"]
+        .iter()
+        .filter_map(|name| label(about, name))
+        .find_map(Version::find)
+        .or_else(|| reference::version_in_tag(reference))
+}
+
+/// What its labels tell about its inside.
+#[must_use]
+pub fn facts(about: &ImageInspect) -> ImageFacts {
+    ImageFacts::from_labels(|name| label(about, name))
+}

@@ -1,0 +1,110 @@
+//! Processes of a container, found without the engine: they outlive it.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether they have ended.
+const POLL_MILLIS: u64 = 100;
+/// How long killed processes may take to go.
+const KILLED_WITHIN_SECONDS: u64 = 10;
+/// Ids of containers are this long; a shorter one could match something else.
+const ID_CHARS: usize = 64;
+
+/// A process of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number on this host.
+    pub pid: i32,
+    /// Its name.
+    pub name: String,
+}
+
+/// The processes whose control group is that of a container. `id` is the container's full id.
+#[must_use]
+pub fn of_container(proc: &Path, id: &str) -> Vec<Process> {
+    if id.len() != ID_CHARS || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Vec::new();
+    }
+    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
+    let mut found: Vec<Process> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+            let groups = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
+            if !groups.contains(id) {
+                return None;
+            }
+            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            Some(Process { pid, name: name.trim().into() })
+        })
+        .collect();
+    found.sort_by_key(|process| process.pid);
+    found
+}
+
+/// Asks processes to end, and waits.
+///
+/// Answers those that are left after `limit`.
+pub async fn end(proc: &Path, id: &str, only: Option<&str>, limit: Duration) -> Vec<Process> {
+    signal(proc, id, only, Signal::SIGTERM);
+    wait(proc, id, only, limit).await
+}
+
+/// Kills the processes of a container, and waits. Answers those that are left.
+pub async fn slay(proc: &Path, id: &str) -> Vec<Process> {
+    signal(proc, id, None, Signal::SIGKILL);
+    wait(proc, id, None, Duration::from_secs(KILLED_WITHIN_SECONDS)).await
+}
+
+fn wanted(proc: &Path, id: &str, only: Option<&str>) -> Vec<Process> {
+    let mut found = of_container(proc, id);
+    found.retain(|process| only.is_none_or(|name| process.name == name));
+    found
+}
+
+fn signal(proc: &Path, id: &str, only: Option<&str>, signal: Signal) {
+    for process in wanted(proc, id, only) {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(process.pid), signal);
+    }
+}
+
+async fn wait(proc: &Path, id: &str, only: Option<&str>, limit: Duration) -> Vec<Process> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = wanted(proc, id, only);
+        if left.is_empty() || Instant::now() >= deadline {
+            return left;
+        }
+        tokio::time::sleep(Duration::from_millis(POLL_MILLIS)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_found_by_their_control_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "ab".repeat(32);
+        for (pid, group) in [
+            ("12", format!("0::/system.slice/docker-{id}.scope\n")),
+            ("7", format!("3:cpu:/docker/{id}\n")),
+            ("9", "0::/user.slice\n".into()),
+        ] {
+            std::fs::create_dir(dir.path().join(pid)).unwrap();
+            std::fs::write(dir.path().join(pid).join("cgroup"), group).unwrap();
+            std::fs::write(dir.path().join(pid).join("comm"), "connect\n").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("self")).unwrap();
+        let pids: Vec<i32> = of_container(dir.path(), &id).iter().map(|p| p.pid).collect();
+        assert_eq!(pids, [7, 12]);
+        // Too short an id could match anything.
+        for id in ["", "ab", "docker", &"x".repeat(64)] {
+            assert_eq!(of_container(dir.path(), id), []);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What was changed, and how it is put back.
+
+use crate::container_spec::{Owner, owner};
+use crate::engine::{Engine, EngineError};
+use crate::settings::Command;
+use crate::world::Subject;
+use crate::{files, processes};
+use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
+use connect_migrator_sdk::{Context, StepError, Undone};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// One change. Written down before it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "changed")]
+pub enum Undo {
+    /// An image is pulled.
+    Image {
+        /// Its reference.
+        reference: String,
+    },
+    /// The container's folder is made.
+    Folder {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The guard is put into the data directory.
+    DataGuard {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The engine's unit is ordered after the data's mount.
+    DropIn {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A container is created.
+    Container {
+        /// Its name.
+        name: String,
+    },
+    /// The container is started.
+    Started {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: String,
+    },
+}
+
+/// After Connect itself has ended, what is left of the container may take this long.
+const REST_STOP_SECONDS: u64 = 10;
+
+/// Puts one call back: newest change first.
+///
+/// # Errors
+/// When a process of the container may still run. Then the source must not be started.
+pub async fn roll_back(subject: &Subject<'_>, cx: &Context, undo: Vec<Undo>) -> Result<Undone, StepError> {
+    let mut undone = Undone { evidence: Vec::new(), left: Vec::new() };
+    let mut rest = Vec::new();
+    // Stopping comes before everything: nothing may be taken away from a container that runs.
+    for change in undo.into_iter().rev() {
+        match change {
+            Undo::Started { name, id } => undone = stopped(subject, cx, &name, &id, undone).await?,
+            change => rest.push(change),
+        }
+    }
+    for change in rest {
+        undone = put_back(subject, change, undone).await;
+    }
+    if undone.evidence.is_empty() && undone.left.is_empty() {
+        undone.evidence.push("nothing had been changed".into());
+    }
+    Ok(undone)
+}
+
+async fn put_back(subject: &Subject<'_>, change: Undo, undone: Undone) -> Undone {
+    let removed = |result: Result<bool, StepError>, what: String, undone: Undone| match result {
+        Ok(true) => undone.and(format!("{what} removed")),
+        Ok(false) => undone,
+        Err(error) => undone.but(error.to_string()),
+    };
+    match change {
+        Undo::Image { reference } => undone
+            .and(format!("the pulled image {reference} stays for the next try (`docker rmi` removes it)")),
+        Undo::Folder { path } => removed(files::remove_folder(&path), path.display().to_string(), undone),
+        Undo::DataGuard { path } | Undo::DropIn { path } => {
+            removed(files::remove(&path), path.display().to_string(), undone)
+        }
+        Undo::Container { name } => gone(subject, &name, undone).await,
+        Undo::Started { .. } => undone,
+    }
+}
+
+/// Removes a container of ours that does not run.
+async fn gone(subject: &Subject<'_>, name: &str, undone: Undone) -> Undone {
+    let limit = subject.settings.engine_timeout.duration();
+    let by_hand = format!("remove it with `docker rm {name}`");
+    let engine = match Engine::connect_within(&subject.settings.socket, limit).await {
+        Ok(engine) => engine,
+        Err(error) => {
+            return undone.but(format!(
+                "{error}; if there is a container {name}, {by_hand} once it does (it cannot start: its configuration is gone)"
+            ));
+        }
+    };
+    match ours(subject, &engine, name).await {
+        Ok(Some(_)) => match engine.remove(name).await {
+            Ok(()) => undone.and(format!("container {name} removed")),
+            Err(error) => undone.but(format!("{error}; {by_hand}")),
+        },
+        Ok(None) => undone,
+        Err(error) => undone.but(format!("{error}; {by_hand}")),
+    }
+}
+
+/// The container of that name, if this migration made it.
+async fn ours(
+    subject: &Subject<'_>,
+    engine: &Engine,
+    name: &str,
+) -> Result<Option<ContainerInspectResponse>, EngineError> {
+    let Some(container) = engine.container(name).await? else { return Ok(None) };
+    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+    Ok((owner(subject, labels) == Owner::Ours).then_some(container))
+}
+
+/// Stops the container so that Connect itself is asked to end, sees that nothing of it runs, and removes it.
+async fn stopped(
+    subject: &Subject<'_>,
+    cx: &Context,
+    name: &str,
+    id: &str,
+    undone: Undone,
+) -> Result<Undone, StepError> {
+    let limit = subject.settings.engine_timeout.duration();
+    let engine = match Engine::connect_within(&subject.settings.socket, limit).await {
+        Ok(engine) => engine,
+        Err(error) => {
+            cx.warn(format!("{error}; looking for the container's processes without it"));
+            return without_engine(subject, name, id, undone).await;
+        }
+    };
+    match through_engine(subject, cx, &engine, name, id).await {
+        Ok(Some(evidence)) => Ok(undone.and(evidence)),
+        Ok(None) => Ok(undone),
+        Err(error) => {
+            cx.warn(format!("{error}; ending the container's processes without the engine"));
+            without_engine(subject, name, id, undone).await
+        }
+    }
+}
+
+async fn through_engine(
+    subject: &Subject<'_>,
+    cx: &Context,
+    engine: &Engine,
+    name: &str,
+    id: &str,
+) -> Result<Option<String>, EngineError> {
+    // By id: another container may have taken the name.
+    let Some(container) = ours(subject, engine, id).await? else {
+        return nothing_left(subject, name, id).await.map(|()| None);
+    };
+    engine.restart_policy(id, RestartPolicyNameEnum::NO).await?;
+    let state = container.state.unwrap_or_default();
+    let running = state.running.unwrap_or(false);
+    if running {
+        let grace = subject.settings.stop_timeout.duration();
+        cx.info(format!(
+            "asking Connect in the container {name} to end, for up to {}",
+            subject.settings.stop_timeout
+        ));
+        if subject.settings.command == Command::Image {
+            // The image's start script does not hand the request on.
+            processes::end(&subject.world.proc, id, Some("connect"), grace).await;
+            engine.stop(id, std::time::Duration::from_secs(REST_STOP_SECONDS)).await?;
+        } else {
+            engine.stop(id, grace).await?;
+        }
+    }
+    let after = engine.container(id).await?.and_then(|container| container.state).unwrap_or_default();
+    nothing_left(subject, name, id).await?;
+    if after.running == Some(true) {
+        let message = "it says that it stopped it, and that it runs".into();
+        return Err(EngineError::Refused { call: format!("stop the container {name}"), status: 0, message });
+    }
+    engine.remove(id).await?;
+    Ok(Some(match (running, after.exit_code) {
+        (false, _) => format!("container {name} did not run, and is removed"),
+        // 128 + SIGKILL.
+        (true, Some(137)) => format!(
+            "container {name} did not end by itself within {} and was killed, and is removed",
+            subject.settings.stop_timeout
+        ),
+        (true, _) => format!("container {name} ended when it was asked to, and is removed"),
+    }))
+}
+
+async fn nothing_left(subject: &Subject<'_>, name: &str, id: &str) -> Result<(), EngineError> {
+    if processes::of_container(&subject.world.proc, id).is_empty()
+        || processes::slay(&subject.world.proc, id).await.is_empty()
+    {
+        return Ok(());
+    }
+    let message = "processes of it are left".into();
+    Err(EngineError::Refused { call: format!("stop the container {name}"), status: 0, message })
+}
+
+/// Ends the container's processes by their control group: they may outlive the engine.
+async fn without_engine(
+    subject: &Subject<'_>,
+    name: &str,
+    id: &str,
+    undone: Undone,
+) -> Result<Undone, StepError> {
+    let proc = &subject.world.proc;
+    let found = processes::of_container(proc, id).len();
+    if found > 0 {
+        processes::end(proc, id, None, subject.settings.stop_timeout.duration()).await;
+    }
+    let left = processes::slay(proc, id).await;
+    if !left.is_empty() {
+        let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
+        return Err(StepError::new(format!("end the container {name}"))
+            .because(format!("its processes {} cannot be killed, and the docker engine does not help", pids.join(", ")))
+            .remedy("do not start rstudio-connect.service: two servers would use one database. End these processes (or restart this machine), then roll back again"));
+    }
+    Ok(undone
+        .and(format!("no process of the container {name} is left ({found} had to be ended without the engine)"))
+        .but(format!(
+            "the docker engine did not take part: once it answers, remove the container with `docker rm {name}` (it cannot start while the source's unit is not masked)"
+        )))
+}

@@ -1,0 +1,152 @@
+//! The places on this host that the step reads and writes, and what it is about.
+
+use crate::settings::{Names, Settings, reach};
+use connect_migrator_connect::installation::{self, Installation, InstallationError, Places};
+use connect_migrator_sdk::{Context, Source, StepError};
+use std::path::{Path, PathBuf};
+
+/// Labels of our containers: `io.connect-migrator.migration`, …
+pub const LABEL_PREFIX: &str = "io.connect-migrator.";
+
+/// The places on this host. Tests have others.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// What belongs to the installation of Connect.
+    pub places: Places,
+    /// What containers mount and must outlive the migration: one folder each, root only.
+    pub folders: PathBuf,
+    /// Where a masked unit is a link to `/dev/null`.
+    pub unit_dir: PathBuf,
+    /// Drop-ins of the engine's unit.
+    pub engine_drop_ins: PathBuf,
+    /// Where licence files are looked for.
+    pub licence_dir: PathBuf,
+    /// What is mounted where.
+    pub mountinfo: PathBuf,
+    /// The processes.
+    pub proc: PathBuf,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        World {
+            places: Places::default(),
+            folders: "/etc/connect-migrator/containers".into(),
+            unit_dir: "/etc/systemd/system".into(),
+            engine_drop_ins: "/etc/systemd/system/docker.service.d".into(),
+            licence_dir: installation::LICENCE_DIR.into(),
+            mountinfo: "/proc/self/mountinfo".into(),
+            proc: "/proc".into(),
+        }
+    }
+}
+
+/// What one call is about: settings, places and names put together.
+#[derive(Debug, Clone)]
+pub struct Subject<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// The places.
+    pub world: &'a World,
+    /// The Connect that is moved.
+    pub source: &'a Source,
+    /// The names in effect.
+    pub names: Names,
+    /// The name after the `@`.
+    pub instance: String,
+    /// The migration's id; empty in `check` and `plan`.
+    pub migration: String,
+    /// The step's id.
+    pub step: String,
+    /// This host's name.
+    pub host: String,
+}
+
+impl<'a> Subject<'a> {
+    /// Puts them together.
+    ///
+    /// # Errors
+    /// When a name cannot be used.
+    pub fn new(settings: &'a Settings, world: &'a World, cx: &'a Context) -> Result<Self, StepError> {
+        let host = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_else(|| "localhost".into());
+        let migration = cx.migration();
+        Ok(Subject {
+            settings,
+            world,
+            source: cx.source(),
+            names: settings.names(&migration.instance, &host)?,
+            instance: migration.instance.clone(),
+            migration: migration.id.clone(),
+            step: cx.invocation().step.clone(),
+            host,
+        })
+    }
+
+    /// Reads the installation; runs `connect --version`.
+    ///
+    /// # Errors
+    /// When its configuration cannot be read.
+    pub fn installation(&self) -> Result<Installation, InstallationError> {
+        Installation::read_at(self.source, &self.world.places)
+    }
+
+    /// The container's own folder on this host.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.world.folders.join(&self.names.container)
+    }
+
+    /// The container's configuration file on this host.
+    #[must_use]
+    pub fn staged_config(&self) -> PathBuf {
+        self.folder().join("rstudio-connect.gcfg")
+    }
+
+    /// The link that leads somewhere only while the source's unit is masked.
+    #[must_use]
+    pub fn mask_guard(&self) -> PathBuf {
+        self.folder().join("source-is-masked")
+    }
+
+    /// The file that is there only while the data directory is.
+    #[must_use]
+    pub fn data_guard(&self, data_dir: &Path) -> PathBuf {
+        data_dir.join(format!(".{}-data", self.names.container))
+    }
+
+    /// The masked unit.
+    #[must_use]
+    pub fn masked_unit(&self) -> PathBuf {
+        self.world.unit_dir.join(&self.source.unit)
+    }
+
+    /// Whether the source's unit is masked, so that it cannot be started.
+    #[must_use]
+    pub fn source_is_masked(&self) -> bool {
+        std::fs::read_link(self.masked_unit()).is_ok_and(|to| to == Path::new("/dev/null"))
+    }
+
+    /// The drop-in that orders the engine after the data's mount.
+    #[must_use]
+    pub fn engine_drop_in(&self) -> PathBuf {
+        self.world.engine_drop_ins.join(format!("connect-migrator-{}.conf", self.names.container))
+    }
+
+    /// `host:port` at which this host reaches the container.
+    #[must_use]
+    pub fn address(&self) -> String {
+        reach(&self.names.publish)
+    }
+
+    /// The licence files in effect.
+    #[must_use]
+    pub fn licences(&self) -> Vec<PathBuf> {
+        match &self.settings.licence {
+            Some(path) => vec![path.clone()],
+            None => installation::licence_files_in(&self.world.licence_dir),
+        }
+    }
+}
