@@ -122,7 +122,7 @@ impl Keep {
         let data = self.data()?;
         let (mut folders, mut others) = (Vec::new(), Vec::new());
         for (name, _) in CACHE_FOLDERS {
-            match tree::state_of(&data, &*self.c(name)?).map_err(self.fail("look at", ""))? {
+            match tree::state_of(&data, &self.c(name)?).map_err(self.fail("look at", ""))? {
                 Some(state) if tree::is_folder(&state) => folders.push(name),
                 Some(_) => others.push(name),
                 None => {}
@@ -140,7 +140,7 @@ impl Keep {
         let data = self.data()?;
         let before = fstat(&data).map_err(self.fail("look at the folder above", ""))?;
         for name in self.present()?.0 {
-            let state = tree::state_of(&data, &*self.c(name)?).map_err(self.fail("look at", ""))?;
+            let state = tree::state_of(&data, &self.c(name)?).map_err(self.fail("look at", ""))?;
             if state.is_some_and(|state| state.st_dev != before.st_dev) {
                 let path = self.data_dir.join(name);
                 let why = "it is on another file system than the data directory".into();
@@ -228,7 +228,7 @@ impl Keep {
     /// When nothing at all can be kept; a single folder that cannot is told in the answer.
     pub fn update(&self) -> Result<(Frozen, Mirrored), KeepError> {
         let (data, hidden) = (self.data()?, self.opened()?);
-        let kept = tree::open_in(&hidden, &*self.c(KEPT)?).map_err(self.fail("open", KEPT))?;
+        let kept = tree::open_in(&hidden, &self.c(KEPT)?).map_err(self.fail("open", KEPT))?;
         let (folders, others) = self.present()?;
         let mut all = Mirrored::default();
         let mut frozen = Frozen::default();
@@ -301,8 +301,8 @@ impl Keep {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(self.fail("make", ASIDE)(error)),
         }
-        let kept = tree::open_in(&hidden, &*self.c(KEPT)?).map_err(self.fail("open", KEPT))?;
-        let aside = tree::open_in(&hidden, &*self.c(ASIDE)?).map_err(self.fail("open", ASIDE))?;
+        let kept = tree::open_in(&hidden, &self.c(KEPT)?).map_err(self.fail("open", KEPT))?;
+        let aside = tree::open_in(&hidden, &self.c(ASIDE)?).map_err(self.fail("open", ASIDE))?;
         let (mut back, mut removed) = (Vec::new(), Vec::new());
         for (name, _) in CACHE_FOLDERS {
             if frozen.not_kept.iter().any(|(other, _)| other == name) {
@@ -332,7 +332,7 @@ impl Keep {
         }
         fsync(&data).map_err(self.fail("make durable", ""))?;
         self.write(&hidden, RESTORED, b"")?;
-        tree::remove_if_there(&hidden, &*self.c(ASIDE)?, Path::new("")).map_err(self.in_tree())?;
+        tree::remove_if_there(&hidden, &self.c(ASIDE)?, Path::new("")).map_err(self.in_tree())?;
         Ok((back, removed))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The server answers a long poll as soon as there is a new line. Asking again at once would find the end of the build without
 //! delay, at the price of one request a line; waiting saves requests, and finds the end late. So: wait until shortly before
-//! the shortest of the last builds would have ended, and after that for a small share of the time already spent.
+//! the shorter ones of the last builds would have ended, and after that for a small share of the time already spent.
 
 use std::time::Duration;
 
@@ -32,12 +32,19 @@ impl Pace {
         self.next = (self.next + 1) % REMEMBERED;
     }
 
+    /// Only one in eight of the last builds was shorter: a single odd one, or an answer that came late, decides nothing.
+    fn shorter(&self) -> Duration {
+        let mut sorted = self.last.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 8).copied().unwrap_or_default()
+    }
+
     /// How long to wait before asking again after a build whose first line came `spent` ago.
     #[must_use]
     pub fn pause(&self, spent: Duration) -> Duration {
-        // Three quarters: the end itself is what the next long poll waits for.
-        let shortest = self.last.iter().min().copied().unwrap_or_default() * 3 / 4;
-        if let Some(left) = shortest.checked_sub(spent).filter(|left| !left.is_zero()) {
+        // Not all of it: the end itself is what the next long poll waits for.
+        let expected = self.shorter() * 7 / 8;
+        if let Some(left) = expected.checked_sub(spent).filter(|left| !left.is_zero()) {
             return left.min(Duration::from_millis(EXPECTED_MAX_MILLIS));
         }
         (spent / SHARE).min(Duration::from_millis(PAUSE_MAX_MILLIS))
@@ -86,13 +93,17 @@ mod tests {
     }
 
     #[test]
-    fn one_short_build_among_the_last_ones_is_enough_to_ask_early_again() {
+    fn some_short_builds_among_the_last_ones_are_enough_to_ask_early_again_but_a_single_one_is_not() {
         let mut pace = Pace::default();
         for _ in 0..100 {
             pace.took(1_000 * MS);
         }
-        assert_eq!(pace.pause(Duration::ZERO), 750 * MS);
+        assert_eq!(pace.pause(Duration::ZERO), 875 * MS);
         pace.took(10 * MS);
+        assert_eq!(pace.pause(Duration::ZERO), 875 * MS);
+        for _ in 0..REMEMBERED / 8 {
+            pace.took(10 * MS);
+        }
         assert!(pace.pause(Duration::ZERO) <= 10 * MS);
         for _ in 0..REMEMBERED {
             pace.took(60_000 * MS);

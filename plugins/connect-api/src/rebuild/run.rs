@@ -12,12 +12,16 @@ use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The shortest time between two progress reports, and between two checkpoints.
 const PROGRESS_EVERY_MILLIS: u64 = 250;
 const CHECKPOINT_EVERY_MILLIS: u64 = 1_000;
+/// How long a call that is to end waits for the answers to its last submissions, and how often it looks.
+const LANDING_MAX_MILLIS: u64 = 3_000;
+const LANDING_LOOK_MILLIS: u64 = 20;
 
 /// How a rebuild is to be done.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +107,7 @@ pub struct Run<'a> {
     journal: Mutex<Journal>,
     pace: Mutex<Pace>,
     heard: Mutex<Instant>,
+    submitting: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -148,6 +153,7 @@ impl<'a> Run<'a> {
             journal: Mutex::new(journal),
             pace: Mutex::default(),
             heard: Mutex::new(Instant::now()),
+            submitting: AtomicUsize::new(0),
         }
     }
 
@@ -202,7 +208,10 @@ impl<'a> Run<'a> {
             }
             let ended = tokio::select! {
                 ended = running.next() => ended,
-                () = self.cx.cancelled() => return Err(RunError::Cancelled),
+                () = self.cx.cancelled() => {
+                    self.let_submissions_land(&mut running).await;
+                    return Err(RunError::Cancelled);
+                }
             };
             let Some(ended) = ended else { break };
             match ended? {
@@ -222,6 +231,15 @@ impl<'a> Run<'a> {
         }
         self.tell(tally, 0);
         Ok(())
+    }
+
+    /// Waits until no submission is on its way: its task could not be followed later, and would be built twice.
+    async fn let_submissions_land(&self, running: &mut FuturesUnordered<impl Future>) {
+        let began = Instant::now();
+        let bound = Duration::from_millis(LANDING_MAX_MILLIS);
+        while self.submitting.load(Ordering::Relaxed) > 0 && began.elapsed() < bound {
+            let _ = tokio::time::timeout(Duration::from_millis(LANDING_LOOK_MILLIS), running.next()).await;
+        }
     }
 
     /// The next item to build. Counts those that need no work any more.
@@ -313,7 +331,10 @@ impl<'a> Run<'a> {
                 None => self.cx.debug(format!("the server no longer knows the build of {}", item.name)),
             }
         }
-        let task = match self.submit(item).await? {
+        self.submitting.fetch_add(1, Ordering::Relaxed);
+        let submitted = self.submit(item).await;
+        self.submitting.fetch_sub(1, Ordering::Relaxed);
+        let task = match submitted? {
             Ok(task) => task,
             Err(ended) => return Ok(ended),
         };
