@@ -1,7 +1,5 @@
 //! The command `connect-migrator`.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    ExitCode::SUCCESS
+fn main() -> std::process::ExitCode {
+    connect_migrator::cli::main()
 }

@@ -51,9 +51,9 @@ impl Bus {
     ) -> Result<Self, BusError> {
         let name = name_of(instance);
         let served = async {
-            zbus::connection::Builder::system()?
-                .serve_at(PATH, Migration { commands, teller, instance: instance.name().into() })?
-                .name(name.as_str())?
+            zbus::connection::Builder::system()
+                .serve_at(PATH, Migration { commands, teller, instance: instance.name().into() })
+                .name(name.as_str())
                 .build()
                 .await
         };
