@@ -76,6 +76,15 @@ pub fn advice(configuration: &Configuration, value: &Value) -> Vec<Finding> {
     findings
 }
 
+/// Whether nginx may put a page of its own in the place of a 503 from where the value leads.
+#[must_use]
+pub fn intercepts_errors(configuration: &Configuration, value: &Value) -> bool {
+    value
+        .proxies
+        .iter()
+        .any(|id| effective(configuration, *id, "proxy_intercept_errors").as_deref() == Some("on"))
+}
+
 fn websocket_lacks(configuration: &Configuration, id: NodeId) -> Option<String> {
     let headers = headers(configuration, id);
     let has = |name: &str| {

@@ -33,6 +33,7 @@ pub mod settings;
 pub mod stage;
 pub mod systemd;
 pub mod undo;
+pub mod workers;
 
 pub use nginx::Service;
 pub use route::Route;

@@ -1,6 +1,7 @@
 //! The nginx on this machine: what it says about a configuration, and how it is told to read it again.
 
 use crate::settings::Settings;
+use crate::workers::Workers;
 use std::future::Future;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -11,6 +12,9 @@ use tokio::process::Command;
 pub trait Service: Send + Sync {
     /// Whether nginx runs.
     fn is_active(&self) -> impl Future<Output = Result<bool, ServiceError>> + Send;
+
+    /// nginx' main process, if it is known.
+    fn main_pid(&self) -> impl Future<Output = Option<u32>> + Send;
 
     /// Tells nginx to read its configuration again, and returns once it was told. That it took the configuration over has to be seen
     /// by a request: nginx goes on with the old one when it cannot.
@@ -43,6 +47,20 @@ pub enum TestError {
         /// Why it could not.
         why: String,
     },
+}
+
+/// How long the old workers may take to stop listening; requests tell the rest.
+const OLD_WORKERS_TIMEOUT_SECONDS: u64 = 10;
+
+/// Has nginx read its configuration, and returns once no process with the old one takes requests.
+///
+/// # Errors
+/// As [`Service::reload`].
+pub async fn reload(settings: &Settings, service: &impl Service) -> Result<(), ServiceError> {
+    let old = Workers::now(service.main_pid().await);
+    service.reload().await?;
+    old.stopped(settings.verify_time().min(Duration::from_secs(OLD_WORKERS_TIMEOUT_SECONDS))).await;
+    Ok(())
 }
 
 /// Runs `nginx -t` on the configuration that starts with `main`.

@@ -14,8 +14,8 @@ const REQUEST_TIMEOUT_SECONDS: u64 = 5;
 const PAUSE_MILLIS: u64 = 20;
 /// What is read of an answer.
 const ANSWER_MAX_BYTES: usize = 512 * 1024;
-/// Requests in a row that must end in the same place: for a moment after a reload, nginx' old processes may still take one.
-pub const IN_A_ROW: usize = 5;
+/// Requests in a row that must end in the same place.
+pub const IN_A_ROW: usize = 3;
 
 /// Where a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The calls that move the value forward: prepare, enter_window, apply, verify, finalize.
 
+use crate::advice::intercepts_errors;
 use crate::endpoint::Endpoint;
 use crate::known::{self, Found, Known};
 use crate::listen::Entry;
@@ -140,7 +141,8 @@ impl<S: Service> Route<'_, S> {
         let found = known.find(self.settings)?;
         let maintenance = known::maintenance(self.settings)?;
         let prober = known.prober(self.settings, self.cx, &found)?;
-        let at_page = |end: &End| matches!(end, End::Maintenance { .. });
+        let any_page = intercepts_errors(&found.configuration, &found.value);
+        let at_page = |end: &End| matches!(end, End::Maintenance { ours, .. } if *ours || any_page);
         let outcome = match found.value.leads {
             Leads::Maintenance if prober.until(Duration::ZERO, at_page).await.is_ok() => {
                 return Ok(Outcome::already_done("users see the maintenance page"));
@@ -296,7 +298,7 @@ impl<S: Service> Route<'_, S> {
 
     pub(crate) async fn reload(&self) -> Result<(), StepError> {
         self.doing("reloading nginx");
-        self.service.reload().await.map_err(|error| {
+        nginx::reload(self.settings, &self.service).await.map_err(|error| {
             StepError::new(format!("{} {}", error.tried, error.unit))
                 .because(error.why)
                 .remedy(format!("`systemctl status {}` tells more", self.settings.unit))

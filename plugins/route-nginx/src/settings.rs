@@ -120,3 +120,20 @@ impl Settings {
         Duration::from_secs(self.verify_timeout)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_settings_are_enough_and_an_unknown_one_is_refused() {
+        let given =
+            serde_json::json!({"site": "/etc/nginx/sites-enabled/connect", "upstream": "127.0.0.1:3940"});
+        let settings: Settings = serde_json::from_value(given).unwrap();
+        assert_eq!(settings.maintenance, "127.0.0.1:39390");
+        assert_eq!((settings.retry_after, settings.unit.as_str()), (30, "nginx.service"));
+        let wrong = serde_json::json!({"site": "/x", "upstream": "127.0.0.1:3940", "retry_after": 5});
+        let error = serde_json::from_value::<Settings>(wrong).unwrap_err().to_string();
+        assert!(error.contains("unknown field `retry_after`") && error.contains("`retry-after`"), "{error}");
+    }
+}

@@ -27,6 +27,12 @@ trait Unit {
     fn active_state(&self) -> zbus::Result<String>;
 }
 
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
+trait ServiceUnit {
+    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+}
+
 /// A unit of this machine's systemd.
 #[derive(Debug, Clone)]
 pub struct SystemdUnit {
@@ -57,16 +63,35 @@ impl SystemdUnit {
         ManagerProxy::new(&connection).await
     }
 
-    async fn active_state(&self) -> zbus::Result<String> {
+    /// LoadUnit also answers for a unit that systemd has not needed so far, GetUnit does not.
+    async fn path(&self) -> zbus::Result<(zbus::Connection, OwnedObjectPath)> {
         let manager = self.manager().await?;
-        // LoadUnit also answers for a unit that systemd has not needed so far, GetUnit does not.
         let path = manager.load_unit(&self.unit).await?;
-        let unit = UnitProxy::builder(manager.inner().connection())
+        Ok((manager.inner().connection().clone(), path))
+    }
+
+    async fn active_state(&self) -> zbus::Result<String> {
+        let (connection, path) = self.path().await?;
+        let uncached = zbus::proxy::CacheProperties::No;
+        UnitProxy::builder(&connection)
             .path(path)
-            .cache_properties(zbus::proxy::CacheProperties::No)
+            .cache_properties(uncached)
             .build()
-            .await?;
-        unit.active_state().await
+            .await?
+            .active_state()
+            .await
+    }
+
+    async fn ask_main_pid(&self) -> zbus::Result<u32> {
+        let (connection, path) = self.path().await?;
+        let uncached = zbus::proxy::CacheProperties::No;
+        ServiceUnitProxy::builder(&connection)
+            .path(path)
+            .cache_properties(uncached)
+            .build()
+            .await?
+            .main_pid()
+            .await
     }
 
     /// Answers the job's result.
@@ -101,6 +126,12 @@ impl Service for SystemdUnit {
                 Err(self.failed("ask systemd for the state of", why))
             }
         }
+    }
+
+    async fn main_pid(&self) -> Option<u32> {
+        let limit = Duration::from_secs(ANSWER_TIMEOUT_SECONDS);
+        let answer = tokio::time::timeout(limit, self.ask_main_pid()).await;
+        answer.ok().and_then(Result::ok).filter(|pid| *pid != 0)
     }
 
     async fn reload(&self) -> Result<(), ServiceError> {

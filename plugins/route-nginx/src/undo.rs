@@ -1,5 +1,6 @@
 //! Putting back what was changed.
 
+use crate::advice::intercepts_errors;
 use crate::endpoint::{Endpoint, SourcePlace};
 use crate::known::{Found, Known};
 use crate::locate::Leads;
@@ -199,7 +200,7 @@ impl<S: Service> Route<'_, S> {
             ));
             return false;
         }
-        match self.service.reload().await {
+        match nginx::reload(self.settings, &self.service).await {
             Ok(()) => {
                 undone.evidence.push(format!("{unit} is reloaded"));
                 true
@@ -230,8 +231,9 @@ impl<S: Service> Route<'_, S> {
         };
         let target: Option<Target> = self.cx.fact(Target::KEY).ok().flatten();
         let to_page = self.leads_to_page(change, &found);
+        let any_page = intercepts_errors(&found.configuration, &found.value);
         let wanted = |end: &End| match end {
-            End::Maintenance { .. } => to_page,
+            End::Maintenance { ours, .. } => to_page && (*ours || any_page),
             End::Connect { hostname } => {
                 !to_page && target.as_ref().is_none_or(|target| hostname.as_ref() != Some(&target.hostname))
             }

@@ -1,8 +1,11 @@
 //! Which value is found in which configuration.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use connect_migrator_route_nginx::conf::Configuration;
 use connect_migrator_route_nginx::endpoint::{Endpoint, SourcePlace};
 use connect_migrator_route_nginx::locate::{Leads, Value, Wanted, left_behind, locate};
+use connect_migrator_route_nginx::stage::spliced;
+use proptest::prelude::*;
 use std::path::PathBuf;
 
 struct Case {
@@ -192,7 +195,8 @@ fn a_stream_server_is_found_and_its_upstreams_are_not_those_of_http() {
 #[test]
 fn what_cannot_be_changed_by_one_value_is_refused_with_its_place() {
     let up = |text| ("conf.d/up.conf", text);
-    let cases: [(&[(&str, &str)], &str, &str); 9] = [
+    type Refused<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let cases: [Refused<'_>; 9] = [
         (
             &[("sites/connect", "server {\nlocation / { proxy_pass http://127.0.0.1:8787; }\n}")],
             "route-not-found",
@@ -266,5 +270,56 @@ fn the_value_is_known_again_after_each_change() {
         let text = format!("server {{ location / {{ proxy_pass http://{address}; }} }}");
         let case = case(&[("sites/connect", &text)]);
         assert_eq!(case.found().leads, leads);
+    }
+}
+
+/// What may stand between two words of a configuration.
+fn gap() -> impl Strategy<Value = String> {
+    prop::collection::vec(
+        prop::sample::select(vec![" ", "\t", "\n", "\r\n", "# http://127.0.0.1:3939 \" ' { } ;\n", "\n#\n"]),
+        1..4,
+    )
+    // A `#` right after a word would be a part of it.
+    .prop_map(|parts| format!("\t{}", parts.concat()))
+}
+
+/// Directives that have nothing to do with the route, and are easily taken for something else.
+fn noise() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "",
+        "set $x \"proxy_pass http://127.0.0.1:3939;\";",
+        "add_header A 'it\\'s; { # ';",
+        "if ($http_x ~ \"a{2}\") { return 403; }",
+        "log_format x '${request} \\\\';",
+        "location ~ \\.php$ { proxy_pass http://127.0.0.1:9000; }",
+        "rewrite '^/a{1,2};$' /b;",
+        "server_name a.example.com b\"c;",
+        "content_by_lua_block { proxy_pass(\"http://127.0.0.1:3939\") -- }\n }",
+    ])
+    .prop_map(str::to_owned)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn only_the_value_changes_in_whatever_surrounds_it(
+        gaps in prop::collection::vec(gap(), 8),
+        noises in prop::collection::vec(noise(), 3),
+        quote in prop::sample::select(vec!["", "\"", "'"]),
+        path in prop::sample::select(vec!["", "/", "/a/b"]),
+    ) {
+        let (g, n) = (&gaps, &noises);
+        let before = format!("{}{}server{}{{{}{}location{}/{}{{{}proxy_pass{}{quote}", g[0], n[0], g[1], g[2], n[1], g[3], g[4], g[5], g[6]);
+        let after = format!("{path}{quote}{};}}{}}}\n", g[7], n[2]);
+        let case = case(&[("sites/connect", &format!("{before}http://127.0.0.1:3939{after}"))]);
+        let value = case.found();
+        prop_assert_eq!(value.leads, Leads::Source);
+        let old = std::fs::read(&value.file).unwrap();
+        let new = spliced(&old, vec![(value.span.clone(), value.leading_to(&case.wanted.upstream))]);
+        prop_assert_eq!(String::from_utf8(new.clone()).unwrap(), format!("{before}http://127.0.0.1:3940{after}"));
+        std::fs::write(&value.file, &new).unwrap();
+        let again = case.found();
+        prop_assert_eq!(again.leads, Leads::Target);
+        prop_assert_eq!(spliced(&new, vec![(again.span, value.text)]), old);
     }
 }

@@ -1,10 +1,12 @@
 //! The way there.
 
-use crate::machine::{Machine, SITE, Users, user};
+use crate::machine::{Machine, SITE, Users, statuses, user};
 use connect_migrator_route_nginx::conf::Configuration;
 use connect_migrator_sdk::{Done, Op, Verdict};
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 fn replaced(bytes: &[u8], old: &str, new: &str) -> Vec<u8> {
     String::from_utf8(bytes.to_vec()).unwrap().replace(old, new).into_bytes()
@@ -19,6 +21,7 @@ async fn users_go_from_source_to_container_by_one_value_and_never_see_a_502() {
     let quoted = |port: u16| format!("\"http://127.0.0.1:{port}\"");
     let maintenance = format!("\"http://{}\"", machine.settings.maintenance);
     let users = Users::start(&machine);
+    let start = Instant::now();
 
     let call = machine.call(Op::Prepare);
     let outcome = call.route().prepare().await.unwrap();
@@ -27,7 +30,9 @@ async fn users_go_from_source_to_container_by_one_value_and_never_see_a_502() {
     assert_eq!(user(&machine).await.unwrap().status, 200);
 
     let call = machine.call(Op::EnterWindow);
+    let entering = Instant::now();
     call.route().enter_window().await.unwrap();
+    let entered = Instant::now();
     assert_eq!(machine.site_bytes(), replaced(&before, &quoted(machine.source), &maintenance));
     source.stop().await;
     let seen = user(&machine).await.unwrap();
@@ -36,7 +41,9 @@ async fn users_go_from_source_to_container_by_one_value_and_never_see_a_502() {
 
     let _target = machine.serve_target().await;
     let call = machine.call(Op::Apply);
+    let applying = Instant::now();
     let outcome = call.route().apply().await.unwrap();
+    let applied = Instant::now();
     assert!(outcome.evidence.iter().any(|text| text.contains("host name `container`")), "{outcome:?}");
     let after = machine.site_bytes();
     assert_eq!(after, replaced(&before, &quoted(machine.source), &quoted(machine.target)));
@@ -51,13 +58,15 @@ async fn users_go_from_source_to_container_by_one_value_and_never_see_a_502() {
     assert_eq!(user(&machine).await.unwrap().status, 200);
 
     let seen = users.seen().await;
-    let mut statuses: Vec<u16> =
-        seen.iter().map(|seen| seen.as_ref().map_or(0, |seen| seen.status)).collect();
-    for seen in seen.iter().flatten().filter(|seen| seen.status == 503) {
-        assert_eq!(seen.retry_after.as_deref(), Some("30"));
+    for (_, seen) in seen.iter().filter(|(_, seen)| seen.as_ref().is_some_and(|seen| seen.status == 503)) {
+        assert_eq!(seen.as_ref().unwrap().retry_after.as_deref(), Some("30"));
     }
-    statuses.dedup();
-    assert_eq!(statuses, [200, 503, 200], "{} requests", seen.len());
+    let both = BTreeSet::from([200, 503]);
+    assert_eq!(statuses(&seen, start, entering), [200].into());
+    assert!(statuses(&seen, entering, entered).is_subset(&both));
+    assert_eq!(statuses(&seen, entered, applying), [503].into());
+    assert!(statuses(&seen, applying, applied).is_subset(&both));
+    assert_eq!(statuses(&seen, applied, Instant::now()), [200].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -246,6 +246,10 @@ impl Service for &Machine {
         Ok(self.nginx.lock().unwrap().is_some())
     }
 
+    async fn main_pid(&self) -> Option<u32> {
+        self.nginx.lock().unwrap().as_ref().map(Child::id)
+    }
+
     async fn reload(&self) -> Result<(), ServiceError> {
         let nginx = self.nginx.lock().unwrap();
         let failed =
@@ -324,31 +328,53 @@ async fn ask(client: &reqwest::Client, port: u16) -> Option<Seen> {
     Some(Seen { status: answer.status().as_u16(), retry_after: header, body: answer.text().await.ok()? })
 }
 
+/// When a user asked, and what the answer was.
+pub type Asked = (Instant, Option<Seen>);
+
 /// Users who never stop asking.
 pub struct Users {
     stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<Vec<Option<Seen>>>,
+    tasks: Vec<tokio::task::JoinHandle<Vec<Asked>>>,
 }
+
+/// So that both of nginx' workers have work.
+const USERS: usize = 4;
 
 impl Users {
     pub fn start(machine: &Machine) -> Users {
         rustls::crypto::ring::default_provider().install_default().ok();
         let stop = Arc::new(AtomicBool::new(false));
-        let (port, stopped) = (machine.listen, Arc::clone(&stop));
-        let task = tokio::spawn(async move {
-            let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
-            let mut seen = Vec::new();
-            while !stopped.load(Ordering::SeqCst) {
-                seen.push(ask(&client, port).await);
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            seen
-        });
-        Users { stop, task }
+        let user = || {
+            let (port, stopped) = (machine.listen, Arc::clone(&stop));
+            tokio::spawn(async move {
+                let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+                let mut seen = Vec::new();
+                while !stopped.load(Ordering::SeqCst) {
+                    let sent = Instant::now();
+                    seen.push((sent, ask(&client, port).await));
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                seen
+            })
+        };
+        let tasks = (0..USERS).map(|_| user()).collect();
+        Users { stop, tasks }
     }
 
-    pub async fn seen(self) -> Vec<Option<Seen>> {
+    /// What they saw, and when they asked.
+    pub async fn seen(self) -> Vec<Asked> {
         self.stop.store(true, Ordering::SeqCst);
-        self.task.await.unwrap()
+        let mut seen = Vec::new();
+        for task in self.tasks {
+            seen.extend(task.await.unwrap());
+        }
+        seen.sort_by_key(|(sent, _)| *sent);
+        seen
     }
+}
+
+/// The statuses of what was asked from `start` to `end`, each once; 0 for no answer.
+pub fn statuses(seen: &[Asked], start: Instant, end: Instant) -> BTreeSet<u16> {
+    let within = seen.iter().filter(|(sent, _)| (start..end).contains(sent));
+    within.map(|(_, seen)| seen.as_ref().map_or(0, |seen| seen.status)).collect()
 }

@@ -1,8 +1,10 @@
 //! The way back.
 
-use crate::machine::{Machine, SITE, Users, user};
+use crate::machine::{Machine, SITE, Users, statuses, user};
 use connect_migrator_route_nginx::Undo;
 use connect_migrator_sdk::{Op, Undone};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 struct Records {
     prepare: Vec<Undo>,
@@ -41,13 +43,17 @@ async fn rollback_restores_every_byte_and_users_reach_the_source_again() {
     assert_eq!((records.prepare.len(), records.enter_window.len(), records.apply.len()), (1, 1, 1));
     let target = machine.serve_target().await;
     let users = Users::start(&machine);
+    let start = Instant::now();
 
     let undone = rollback(&machine, Op::Apply, &records.apply).await;
+    let at_page = Instant::now();
     assert_eq!(undone.left, Vec::<String>::new());
     assert_eq!(user(&machine).await.unwrap().status, 503);
     target.stop().await;
     let _source = machine.serve_source().await;
+    let leaving = Instant::now();
     let undone = rollback(&machine, Op::EnterWindow, &records.enter_window).await;
+    let at_source = Instant::now();
     assert_eq!(undone.left, Vec::<String>::new());
     assert!(has(&undone.evidence, "ends at the Connect with the host name `vm`"), "{undone:?}");
     assert_eq!(machine.site_bytes(), before);
@@ -61,10 +67,10 @@ async fn rollback_restores_every_byte_and_users_reach_the_source_again() {
         assert_eq!(undone.left, Vec::<String>::new());
     }
     assert_eq!(machine.site_bytes(), before);
-    let mut statuses: Vec<u16> =
-        users.seen().await.into_iter().map(|seen| seen.map_or(0, |seen| seen.status)).collect();
-    statuses.dedup();
-    assert_eq!(statuses, [200, 503, 200], "from the container over the page to the source, and never a 502");
+    let seen = users.seen().await;
+    assert!(statuses(&seen, start, Instant::now()).is_subset(&BTreeSet::from([200, 503])), "never a 502");
+    assert_eq!(statuses(&seen, at_page, leaving), [503].into());
+    assert_eq!(statuses(&seen, at_source, Instant::now()), [200].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
