@@ -167,6 +167,16 @@ impl Installation {
     /// # Errors
     /// As [`Installation::read`].
     pub fn read_at(source: &Source, places: &Places) -> Result<Self, InstallationError> {
+        let mut read = Self::read_files_at(source, places)?;
+        read.version = version_of(&source.install_dir);
+        Ok(read)
+    }
+
+    /// [`Installation::read_at`] without running the program: quick, and `version` stays `None`.
+    ///
+    /// # Errors
+    /// As [`Installation::read`].
+    pub fn read_files_at(source: &Source, places: &Places) -> Result<Self, InstallationError> {
         let path = &source.config;
         let unreadable = |why| InstallationError::Unreadable { path: path.clone(), why };
         let bytes = read_bounded(path).map_err(unreadable)?;
@@ -182,7 +192,7 @@ impl Installation {
         let mut read = Installation {
             gcfg,
             config_path: path.clone(),
-            version: version_of(&source.install_dir),
+            version: None,
             data_dir: PathBuf::new(),
             database_dir: PathBuf::new(),
             database_provider: DatabaseProvider::Sqlite,

@@ -24,6 +24,8 @@ pub struct Parts<'a> {
     pub image: &'a str,
     /// The version that the image says it has.
     pub version: Option<String>,
+    /// The version that runs on this host.
+    pub source_version: Option<String>,
     /// The configuration and what goes with it.
     pub derived: &'a Derived,
     /// The file that is there only while the data directory is.
@@ -224,6 +226,7 @@ pub fn labels(subject: &Subject<'_>, parts: &Parts<'_>) -> HashMap<String, Strin
         ("step", subject.step.clone()),
         ("image", parts.image.to_owned()),
         ("version", parts.version.clone().unwrap_or_default()),
+        ("source-version", parts.source_version.clone().unwrap_or_default()),
     ]
     .into_iter()
     .map(|(name, value)| (format!("{LABEL_PREFIX}{name}"), value))

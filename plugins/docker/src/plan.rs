@@ -93,6 +93,7 @@ fn changes(
     let parts = Parts {
         image: reference,
         version: None,
+        source_version: None,
         derived,
         data_guard: guard,
         licences: &licences,

@@ -53,6 +53,7 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
     let parts = Parts {
         image: &image,
         version: version.map(|v| v.to_string()),
+        source_version: installation.version.map(|v| v.to_string()),
         derived: &derived,
         data_guard,
         licences: &licences,

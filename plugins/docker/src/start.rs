@@ -24,6 +24,7 @@ struct Ours {
     policy: Option<RestartPolicyNameEnum>,
     image: String,
     version: Option<Version>,
+    source: Option<Version>,
 }
 
 async fn ours(subject: &Subject<'_>, engine: &Engine) -> Result<Option<Ours>, EngineError> {
@@ -42,6 +43,7 @@ async fn ours(subject: &Subject<'_>, engine: &Engine) -> Result<Option<Ours>, En
         policy: host_config.as_ref().and_then(|config| config.restart_policy.as_ref()?.name),
         image: label("image"),
         version: Version::find(&label("version")),
+        source: Version::find(&label("source-version")),
     }))
 }
 
@@ -53,11 +55,11 @@ fn expected(
 ) -> Result<Expected, StepError> {
     let key = subject.source.api_key.as_ref().map(|key| cx.secret(key)).transpose()?;
     let public = subject.source.url.as_deref().or(installation.address.as_deref());
-    Expected::new(subject, public, key, installation.version, container.version)
+    Expected::new(subject, public, key, container.source, container.version)
 }
 
 fn installation(subject: &Subject<'_>) -> Result<Installation, StepError> {
-    subject.installation().map_err(|error| StepError::new("read the installation").because(error))
+    subject.installation_files().map_err(|error| StepError::new("read the installation").because(error))
 }
 
 /// Starts the container, waits until it is healthy, and lets it come up with the machine from now on.

@@ -93,6 +93,14 @@ impl<'a> Subject<'a> {
         Installation::read_at(self.source, &self.world.places)
     }
 
+    /// Reads the installation's files only: quick enough for the window. Its version stays unknown.
+    ///
+    /// # Errors
+    /// When its configuration cannot be read.
+    pub fn installation_files(&self) -> Result<Installation, InstallationError> {
+        Installation::read_files_at(self.source, &self.world.places)
+    }
+
     /// The container's own folder on this host.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
