@@ -1,9 +1,10 @@
 //! What check finds, what plan shows, and that a refusal changes nothing.
 
 use crate::machine::{Machine, SITE, user};
-use connect_migrator_sdk::{Finding, Op, Severity};
+use connect_migrator_sdk::{Finding, Op, SecretRef, Severity};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 async fn check(machine: &Machine) -> Vec<Finding> {
     machine.call(Op::Check).route().check().await.unwrap()
@@ -210,5 +211,20 @@ async fn what_connect_needs_of_a_proxy_and_lacks_is_a_warning() {
     assert!(
         text.ends_with(wanted),
         "headers of the server block do not reach a location that sets its own: {text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_that_tells_strangers_no_name_is_asked_with_the_key() {
+    let mut machine = Machine::with_site(SITE).await;
+    let source = machine.serve_source().await;
+    source.shy.store(true, Ordering::SeqCst);
+    let findings = check(&machine).await;
+    assert_eq!(of(&findings, "hostname-not-told").severity, Severity::Blocker);
+    machine.api_key = Some(SecretRef { credential: "connect-api-key".into() });
+    let findings = check(&machine).await;
+    assert!(
+        of(&findings, "route-request").text.ends_with("ends at the Connect with the host name `vm`"),
+        "{findings:#?}"
     );
 }

@@ -3,13 +3,13 @@
 use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{State, WebSocketUpgrade};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use connect_migrator_route_nginx::nginx::ServiceError;
 use connect_migrator_route_nginx::{Route, Service, Settings, Undo};
 use connect_migrator_sdk::testing::MemoryHost;
-use connect_migrator_sdk::{Context, Invocation, Migration, Op, Source, Target};
+use connect_migrator_sdk::{Context, Invocation, Migration, Op, SecretRef, Source, Target};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +22,8 @@ const START_TIMEOUT_SECONDS: u64 = 20;
 
 pub const SOURCE_NAME: &str = "vm";
 pub const TARGET_NAME: &str = "container";
+/// What the daemon has as the credential `connect-api-key`.
+const API_KEY: &str = "a-key-of-an-administrator";
 pub const URL: &str = "http://connect.example.com";
 
 /// A site as an administrator writes it. `LISTEN`, `SOURCE` and `TARGET` become addresses.
@@ -47,6 +49,7 @@ pub struct Machine {
     pub dir: tempfile::TempDir,
     pub settings: Settings,
     pub source_url: Option<String>,
+    pub api_key: Option<SecretRef>,
     pub facts: serde_json::Map<String, serde_json::Value>,
     pub listen: u16,
     pub source: u16,
@@ -89,6 +92,7 @@ impl Machine {
         let machine = Machine {
             settings: serde_json::from_value(settings).unwrap(),
             source_url: Some(URL.into()),
+            api_key: None,
             facts,
             listen,
             source,
@@ -181,6 +185,7 @@ impl Machine {
     /// A new call of `op`, and the daemon that hears it.
     pub fn call(&self, op: Op) -> Call<'_> {
         let host = MemoryHost::new();
+        host.store_secret("connect-api-key", API_KEY);
         let cx = host.context_with(Invocation {
             step: "route".into(),
             uses: "route-nginx".into(),
@@ -192,7 +197,11 @@ impl Machine {
                 id: "00000000-0000-7000-8000-000000000000".into(),
                 instance: "prod".into(),
             },
-            source: Source { url: self.source_url.clone(), ..Source::default() },
+            source: Source {
+                url: self.source_url.clone(),
+                api_key: self.api_key.clone(),
+                ..Source::default()
+            },
             state_dir: self.dir.path().join("state"),
             facts: self.facts.clone(),
             checkpoint: None,
@@ -266,13 +275,22 @@ impl Service for &Machine {
 pub struct Backend {
     task: tokio::task::JoinHandle<()>,
     pub takes_websockets: Arc<AtomicBool>,
+    /// Tells its name only to the administrator.
+    pub shy: Arc<AtomicBool>,
 }
 
 impl Backend {
     async fn serve(name: &'static str, port: u16) -> Backend {
         let takes_websockets = Arc::new(AtomicBool::new(true));
-        let settings =
-            move || async move { axum::Json(serde_json::json!({"hostname": name, "version": "2026.03.1"})) };
+        let shy = Arc::new(AtomicBool::new(false));
+        let is_shy = Arc::clone(&shy);
+        let settings = move |headers: HeaderMap| async move {
+            let known = headers.get("Authorization").is_some_and(|value| *value == format!("Key {API_KEY}"));
+            match is_shy.load(Ordering::SeqCst) && !known {
+                true => axum::Json(serde_json::json!({"version": "2026.03.1"})),
+                false => axum::Json(serde_json::json!({"hostname": name, "version": "2026.03.1"})),
+            }
+        };
         let app = Router::new()
             .route("/__api__/server_settings", get(settings))
             .route("/content/ws/", get(websocket))
@@ -286,7 +304,7 @@ impl Backend {
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Backend { task, takes_websockets }
+        Backend { task, takes_websockets, shy }
     }
 
     pub async fn stop(self) {
