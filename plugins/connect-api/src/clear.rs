@@ -13,6 +13,10 @@ use connect_migrator_sdk::{Progress, prelude::*};
 use keep::{CACHE_FOLDERS, Frozen, Keep, KeepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// Settings of `connect-api/clear-caches`.
@@ -109,7 +113,8 @@ impl Step for ClearCaches {
         }
         if config.keep {
             let keep = Keep::new(&installation(cx).await?.data_dir, cx.migration());
-            findings.extend(blocking("look at the caches", move || Ok(check_keep(&keep, &caches))).await?);
+            findings
+                .extend(blocking("look at the caches", cx, move || Ok(check_keep(&keep, &caches))).await?);
         } else {
             findings.push(Finding::warning(
                 "caches-not-kept",
@@ -140,24 +145,30 @@ impl Step for ClearCaches {
             return Ok(Outcome::already_done("`keep = false`: the runtime caches are not kept"));
         }
         let data_dir = installation(cx).await?.data_dir;
-        cx.record_undo(&ClearCachesUndo::Folder { data_dir: data_dir.clone() })?;
-        cx.progress(&Progress { doing: "keeping the runtime caches".into(), ..Progress::default() });
         let keep = Keep::new(&data_dir, cx.migration());
-        let path = keep.path();
-        let tried = format!("keep the runtime caches in {}", path.display());
-        let (frozen, done) = blocking(&tried, move || keep.make().and_then(|()| keep.update())).await?;
+        let path = keep.path().display().to_string();
+        let tried = format!("keep the runtime caches in {path}");
+        let trial = keep.clone();
+        if let Err(why) = blocking(&tried, cx, move || Ok(trial.try_links())).await? {
+            cx.warn(format!("the runtime caches cannot be kept: {why}"));
+            return Ok(Outcome::already_done(format!(
+                "the runtime caches cannot be kept for a rollback: {why}"
+            )));
+        }
+        cx.record_undo(&ClearCachesUndo::Folder { data_dir: data_dir.clone() })?;
+        remember(cx, &data_dir)?;
+        cx.progress(&Progress { doing: "keeping the runtime caches".into(), ..Progress::default() });
+        let stop = cx.clone();
+        let work = move || keep.make().and_then(|()| keep.update(&|| stop.is_cancelled()));
+        let (frozen, done) = blocking(&tried, cx, work).await?;
         for (name, why) in &frozen.not_kept {
             cx.warn(format!(
                 "the runtime caches in {name} cannot be kept: {why}; rollback will not bring them back"
             ));
         }
-        Ok(Outcome::changed(format!(
-            "kept {} in {} ({} entries)",
-            list(&frozen.kept, "no runtime caches"),
-            path.display(),
-            done.added + done.same
-        ))
-        .details(&frozen))
+        let entries = done.added + done.same;
+        let kept = list(&frozen.kept, "no runtime caches");
+        Ok(Outcome::changed(format!("kept {kept} in {path} ({entries} entries)")).details(&frozen))
     }
 
     async fn apply(config: &Self::Config, cx: &Context) -> Result<Outcome, StepError> {
@@ -166,11 +177,14 @@ impl Step for ClearCaches {
         if caches.is_empty() {
             return Ok(Outcome::already_done(format!("{} lists no runtime caches", api.address())));
         }
-        let data_dir = installation(cx).await?.data_dir;
-        cx.record_undo(&ClearCachesUndo::Cleared { data_dir: data_dir.clone(), kept: config.keep })?;
+        let kept_in = remembered(cx)?;
+        cx.record_undo(&ClearCachesUndo::Cleared {
+            data_dir: kept_in.clone().unwrap_or_default(),
+            kept: kept_in.is_some(),
+        })?;
         let mut evidence = Vec::new();
-        if config.keep {
-            let frozen = bring_up_to_date(&data_dir, cx).await?;
+        if let Some(data_dir) = &kept_in {
+            let frozen = bring_up_to_date(data_dir, cx).await?;
             evidence.push(format!("kept until commit: {}", list(&frozen.kept, "nothing")));
         }
         let purged = purge::all(&api, caches, config.cache_timeout_seconds, cx).await?;
@@ -205,7 +219,7 @@ impl Step for ClearCaches {
                 ClearCachesUndo::Folder { data_dir } => {
                     let keep = Keep::new(&data_dir, cx.migration());
                     let path = keep.path().display().to_string();
-                    blocking(&format!("remove {path}"), move || keep.remove()).await?;
+                    blocking(&format!("remove {path}"), cx, move || keep.remove()).await?;
                     undone = undone.and(format!("{path} is gone"));
                 }
                 ClearCachesUndo::Cleared { data_dir, kept: true } => {
@@ -218,14 +232,36 @@ impl Step for ClearCaches {
     }
 
     async fn finalize(_config: &Self::Config, cx: &Context) -> Result<Outcome, StepError> {
-        let keep = Keep::new(&installation(cx).await?.data_dir, cx.migration());
+        let none = || Outcome::already_done("no runtime caches are kept");
+        let Some(data_dir) = remembered(cx)? else { return Ok(none()) };
+        let keep = Keep::new(&data_dir, cx.migration());
         let path = keep.path().display().to_string();
-        let removed = blocking(&format!("remove {path}"), move || keep.remove()).await?;
-        Ok(if removed {
-            Outcome::changed(format!("the kept runtime caches in {path} are removed"))
-        } else {
-            Outcome::already_done("no runtime caches are kept")
-        })
+        let removed = blocking(&format!("remove {path}"), cx, move || keep.remove()).await?;
+        let changed = || Outcome::changed(format!("the kept runtime caches in {path} are removed"));
+        Ok(if removed { changed() } else { none() })
+    }
+}
+
+/// The file of the state folder that says below which data directory the caches are kept. Written by `prepare`: in the window
+/// there is no time to find it out again.
+const DATA_DIR: &str = "data-dir";
+
+fn remember(cx: &Context, data_dir: &Path) -> Result<(), StepError> {
+    let path = cx.state_dir().join(DATA_DIR);
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(data_dir.as_os_str().as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| StepError::new(format!("write {}", path.display())).because(error))
+}
+
+/// `None`: no caches are kept.
+fn remembered(cx: &Context) -> Result<Option<PathBuf>, StepError> {
+    let path = cx.state_dir().join(DATA_DIR);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(PathBuf::from(OsString::from_vec(bytes)))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StepError::new(format!("read {}", path.display())).because(error)),
     }
 }
 
@@ -277,12 +313,13 @@ async fn bring_up_to_date(data_dir: &Path, cx: &Context) -> Result<Frozen, StepE
     cx.progress(&Progress { doing: "keeping the runtime caches".into(), ..Progress::default() });
     let keep = Keep::new(data_dir, cx.migration());
     let tried = format!("keep the runtime caches in {}", keep.path().display());
-    blocking(&tried, move || {
+    let stop = cx.clone();
+    blocking(&tried, cx, move || {
         if let Some(frozen) = keep.frozen()? {
             return Ok(frozen);
         }
         keep.make()?;
-        let (frozen, _) = keep.update()?;
+        let (frozen, _) = keep.update(&|| stop.is_cancelled())?;
         keep.freeze(&frozen)?;
         Ok(frozen)
     })
@@ -292,7 +329,7 @@ async fn bring_up_to_date(data_dir: &Path, cx: &Context) -> Result<Frozen, StepE
 async fn put_back(data_dir: &Path, cx: &Context, undone: Undone) -> Result<Undone, StepError> {
     let keep = Keep::new(data_dir, cx.migration());
     let tried = format!("put the runtime caches back into {}", data_dir.display());
-    let result = blocking(&tried, move || match keep.frozen()? {
+    let result = blocking(&tried, cx, move || match keep.frozen()? {
         Some(frozen) => keep.put_back(&frozen).map(|moved| Some((frozen, moved))),
         None => Ok(None),
     })
@@ -365,10 +402,15 @@ fn list(names: &[String], none: &str) -> String {
 /// Runs what may block for long on a thread of its own.
 async fn blocking<T: Send + 'static>(
     tried: &str,
+    cx: &Context,
     work: impl FnOnce() -> Result<T, KeepError> + Send + 'static,
 ) -> Result<T, StepError> {
     let failed = || StepError::new(tried);
-    tokio::task::spawn_blocking(work).await.map_err(|error| failed().because(error))?.map_err(|error| {
+    let result = tokio::task::spawn_blocking(work).await.map_err(|error| failed().because(error))?;
+    result.map_err(|error| {
+        if cx.is_cancelled() {
+            return StepError::cancelled(tried);
+        }
         failed().because_of(&error).remedy("see that the data directory is there and writable")
     })
 }

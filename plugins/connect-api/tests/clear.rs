@@ -348,6 +348,14 @@ async fn links_are_kept_as_links_and_never_followed() {
 }
 
 #[tokio::test]
+async fn a_request_to_stop_ends_the_copying() {
+    let scene = Scene::new().await;
+    scene.host.cancel();
+    let error = ClearCaches::prepare(&scene.settings, &scene.cx(Op::Prepare)).await.unwrap_err();
+    assert!(error.cancelled, "{error}");
+}
+
+#[tokio::test]
 async fn commit_removes_the_copies_and_nothing_else() {
     let scene = Scene::new().await;
     scene.prepare().await;

@@ -225,8 +225,8 @@ impl Keep {
     /// Brings the copies up to date with the caches. Not after [`freeze`](Keep::freeze).
     ///
     /// # Errors
-    /// When nothing at all can be kept; a single folder that cannot is told in the answer.
-    pub fn update(&self) -> Result<(Frozen, Mirrored), KeepError> {
+    /// When nothing at all can be kept, or `stop` says so; a single folder that cannot is told in the answer.
+    pub fn update(&self, stop: &dyn Fn() -> bool) -> Result<(Frozen, Mirrored), KeepError> {
         let (data, hidden) = (self.data()?, self.opened()?);
         let kept = tree::open_in(&hidden, &self.c(KEPT)?).map_err(self.fail("open", KEPT))?;
         let (folders, others) = self.present()?;
@@ -238,7 +238,7 @@ impl Keep {
         for (name, _) in CACHE_FOLDERS {
             let c_name = self.c(name)?;
             if folders.contains(&name) {
-                match tree::mirror(&data, &kept, &c_name) {
+                match tree::mirror(&data, &kept, &c_name, stop) {
                     Ok(done) => {
                         all.added += done.added;
                         all.same += done.same;
@@ -246,6 +246,7 @@ impl Keep {
                         frozen.kept.push(name.into());
                         continue;
                     }
+                    Err(error) if stop() => return Err(self.in_tree()(error)),
                     Err(error) => frozen.not_kept.push((name.into(), error.to_string())),
                 }
             }

@@ -85,20 +85,26 @@ pub fn is_folder(state: &FileStat) -> bool {
 /// The original may change meanwhile.
 ///
 /// # Errors
-/// At the first entry that cannot be mirrored; the copy is then incomplete.
-pub fn mirror(from: impl AsFd, copy: impl AsFd, name: &CStr) -> Result<Mirrored, TreeError> {
-    let mut work = Mirror { path: PathBuf::new(), done: Mirrored::default(), device: None };
+/// At the first entry that cannot be mirrored, or as soon as `stop` says so; the copy is then incomplete.
+pub fn mirror(
+    from: impl AsFd,
+    copy: impl AsFd,
+    name: &CStr,
+    stop: &dyn Fn() -> bool,
+) -> Result<Mirrored, TreeError> {
+    let mut work = Mirror { path: PathBuf::new(), done: Mirrored::default(), device: None, stop };
     work.entry(from, copy, name)?;
     Ok(work.done)
 }
 
-struct Mirror {
+struct Mirror<'a> {
     path: PathBuf,
     done: Mirrored,
     device: Option<u64>,
+    stop: &'a dyn Fn() -> bool,
 }
 
-impl Mirror {
+impl Mirror<'_> {
     fn fail(&self, what: &'static str) -> impl Fn(Errno) -> TreeError + use<> {
         let path = self.path.clone();
         move |why| TreeError { what, path: path.clone(), why: why.desc().into() }
@@ -142,6 +148,9 @@ impl Mirror {
     fn folder(&mut self, from: impl AsFd, copy: impl AsFd, name: &CStr) -> Result<(), TreeError> {
         if self.path.components().count() > DEPTH_MAX {
             return Err(self.fail("go into")(Errno::ELOOP));
+        }
+        if (self.stop)() {
+            return Err(self.fail("copy")(Errno::ECANCELED));
         }
         let original = match open_in(&from, name) {
             Ok(original) => original,
