@@ -29,7 +29,7 @@ mod mistakes;
 mod tests;
 
 pub use diagnostics::{Diagnostic, Diagnostics, Located, nearest};
-pub use duration::display as display_duration;
+pub use duration::{display as display_duration, parse as parse_duration};
 pub use file::RunbookError;
 pub use order::{order, plugins_exist, resolve};
 pub use settings::Place;

@@ -3,15 +3,16 @@
 use super::job::Verb;
 use super::status::UnitStatus;
 use crate::systemd::processes::{Process, listed};
+use connect_migrator_sdk::StepError;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// Why a unit is not as it should be.
-#[derive(Debug, thiserror::Error)]
+/// Why a unit is not as it should be. Displayed as "could not …: …; …": what was tried, why it failed, what to do now.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum UnitError {
     /// systemd, or the bus, refused.
-    #[error("could not {tried}: {why}{}", advice(.why))]
     Refused {
         /// What was tried, on what.
         tried: String,
@@ -19,7 +20,6 @@ pub enum UnitError {
         why: zbus::Error,
     },
     /// Nobody answered.
-    #[error("could not {tried}: no answer within {} s; see `systemctl status dbus` and `journalctl -u dbus`", .after.as_secs())]
     NoAnswer {
         /// What was tried, on what.
         tried: String,
@@ -27,7 +27,6 @@ pub enum UnitError {
         after: Duration,
     },
     /// The job ended otherwise than with `done`.
-    #[error("could not {verb} {unit}: {}; see `journalctl -u {unit}`", .meaning)]
     Job {
         /// What was to be done.
         verb: Verb,
@@ -35,11 +34,8 @@ pub enum UnitError {
         unit: String,
         /// systemd's word: `failed`, `canceled`, `timeout`, `dependency`, `skipped`, …
         result: String,
-        /// What that means.
-        meaning: String,
     },
     /// The job did not end.
-    #[error("could not {verb} {unit}: it did not end within {} s; see `systemctl list-jobs` and `journalctl -u {unit}`", .after.as_secs())]
     JobTimedOut {
         /// What was to be done.
         verb: Verb,
@@ -49,9 +45,6 @@ pub enum UnitError {
         after: Duration,
     },
     /// systemd says `done`, but the unit is in another state.
-    #[error(
-        "could not {verb} {unit}: systemd says it is done, but the unit is {state}; see `journalctl -u {unit}`"
-    )]
     State {
         /// What was to be done.
         verb: Verb,
@@ -61,8 +54,6 @@ pub enum UnitError {
         state: String,
     },
     /// The unit is inactive, but some of its processes live on.
-    #[error("{unit} is stopped, but after {} s these of its processes still run: {}; end them, then try again",
-            .after.as_secs(), listed(.processes))]
     LeftOver {
         /// Of which unit.
         unit: String,
@@ -72,7 +63,6 @@ pub enum UnitError {
         processes: Vec<Process>,
     },
     /// A property is missing or of another type than documented.
-    #[error("could not read the state of {unit}: systemd's answer has no usable `{property}`")]
     Property {
         /// Of which unit.
         unit: String,
@@ -80,7 +70,6 @@ pub enum UnitError {
         property: &'static str,
     },
     /// The control group cannot be read.
-    #[error("could not read which processes {unit} has: {why}; is /sys/fs/cgroup mounted?")]
     Processes {
         /// Of which unit.
         unit: String,
@@ -112,22 +101,116 @@ impl UnitError {
             _ => false,
         }
     }
+
+    /// What was tried, on what, as it follows "could not".
+    fn tried(&self) -> String {
+        match self {
+            UnitError::Refused { tried, .. } | UnitError::NoAnswer { tried, .. } => tried.clone(),
+            UnitError::Job { verb, unit, .. }
+            | UnitError::JobTimedOut { verb, unit, .. }
+            | UnitError::State { verb, unit, .. } => format!("{verb} {unit}"),
+            UnitError::LeftOver { unit, .. } => format!("see the last process of {unit} end"),
+            UnitError::Property { unit, .. } => format!("read the state of {unit}"),
+            UnitError::Processes { unit, .. } => format!("read which processes {unit} has"),
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            UnitError::Refused { why, .. } => why.to_string(),
+            UnitError::NoAnswer { after, .. } => format!("no answer within {} s", after.as_secs()),
+            UnitError::Job { result, .. } => format!("{} (`{result}`)", meaning(result)),
+            UnitError::JobTimedOut { after, .. } => format!("it did not end within {} s", after.as_secs()),
+            UnitError::State { state, .. } => format!("systemd says it is done, but the unit is {state}"),
+            UnitError::LeftOver { after, processes, .. } => {
+                format!(
+                    "it is stopped, but after {} s these still run: {}",
+                    after.as_secs(),
+                    listed(processes)
+                )
+            }
+            UnitError::Property { property, .. } => format!("systemd's answer has no usable `{property}`"),
+            UnitError::Processes { why, .. } => why.to_string(),
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            UnitError::Refused { why, .. } => advice(why).into(),
+            UnitError::NoAnswer { .. } => "see `systemctl status dbus` and `journalctl -u dbus`".into(),
+            UnitError::JobTimedOut { unit, .. } => {
+                format!("see `systemctl list-jobs` and `journalctl -u {unit}`")
+            }
+            UnitError::Job { unit, .. } | UnitError::State { unit, .. } => {
+                format!("see `journalctl -u {unit}`")
+            }
+            UnitError::LeftOver { .. } => "end them, then try again".into(),
+            UnitError::Property { .. } => String::new(),
+            UnitError::Processes { .. } => {
+                "see that /sys/fs/cgroup is mounted and that this runs as root".into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for UnitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {}: {}", self.tried(), self.why())?;
+        let remedy = self.remedy();
+        if remedy.is_empty() { Ok(()) } else { write!(f, "; {remedy}") }
+    }
+}
+
+impl std::error::Error for UnitError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            UnitError::Refused { why, .. } => Some(why),
+            UnitError::Processes { why, .. } => Some(why),
+            _ => None,
+        }
+    }
+}
+
+impl From<UnitError> for StepError {
+    fn from(error: UnitError) -> Self {
+        StepError::new(error.tried()).because(error.why()).remedy(error.remedy())
+    }
 }
 
 /// What to do about an answer.
 fn advice(why: &zbus::Error) -> &'static str {
+    const BUS: &str = "see `systemctl status dbus`";
+    const MOVE: &str = "move the unit's file from /etc/systemd/system to /usr/local/lib/systemd/system, then run \
+                        `systemctl daemon-reload`";
     match why {
-        zbus::Error::Connection(..) | zbus::Error::InputOutput(_) => "; see `systemctl status dbus`",
+        zbus::Error::Connection(..) | zbus::Error::InputOutput(_) => BUS,
         zbus::Error::FDO(why) => match **why {
-            zbus::fdo::Error::AccessDenied(_) => "; run as root",
+            zbus::fdo::Error::AccessDenied(_) => "run as root",
             zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_) => {
-                "; systemd must be what started this machine"
+                "systemd must be what started this machine"
             }
-            zbus::fdo::Error::FileExists(_) => {
-                "; move the unit file from /etc/systemd/system to /usr/local/lib/systemd/system, then `systemctl daemon-reload`"
-            }
+            zbus::fdo::Error::FileExists(_) => MOVE,
             _ => "",
         },
         _ => "",
+    }
+}
+
+/// systemd's words for the end of a job.
+fn meaning(result: &str) -> &'static str {
+    match result {
+        "failed" => "the job failed",
+        "canceled" => "another job took its place",
+        "timeout" => "the job took longer than systemd allows jobs to take",
+        "dependency" => "a unit that it depends on failed",
+        "skipped" => "systemd skipped the job, as it does not apply to the unit's state",
+        "invalid" => "the unit cannot do this in its state",
+        "assert" => "one of the unit's assertions failed",
+        "unsupported" => "this machine does not support units of this kind",
+        "collected" => "the unit was removed from memory",
+        "once" => "the unit starts only once per boot",
+        "frozen" => "the unit is frozen",
+        "concurrency" => "too many units of its slice are active",
+        _ => "the job ended in a way that is not known here",
     }
 }

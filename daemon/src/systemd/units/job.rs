@@ -83,10 +83,7 @@ impl Units {
             Ok(Err(error)) => Err(error),
             Ok(Ok(End::Untold)) => Ok(()),
             Ok(Ok(End::Told(result))) if result == "done" => Ok(()),
-            Ok(Ok(End::Told(result))) => {
-                let meaning = meaning(&result).into();
-                Err(UnitError::Job { verb, unit: unit.into(), result, meaning })
-            }
+            Ok(Ok(End::Told(result))) => Err(UnitError::Job { verb, unit: unit.into(), result }),
         }
     }
 
@@ -127,24 +124,5 @@ impl Units {
                 }
             }
         }
-    }
-}
-
-/// systemd's words for the end of a job.
-fn meaning(result: &str) -> &'static str {
-    match result {
-        "failed" => "the job failed",
-        "canceled" => "another job took its place",
-        "timeout" => "the job took longer than systemd allows jobs to take",
-        "dependency" => "a unit that it depends on failed",
-        "skipped" => "systemd skipped the job, as it does not apply to the unit's state",
-        "invalid" => "the unit cannot do this in its state",
-        "assert" => "one of the unit's assertions failed",
-        "unsupported" => "this machine does not support units of this kind",
-        "collected" => "the unit was removed from memory",
-        "once" => "the unit starts only once per boot",
-        "frozen" => "the unit is frozen",
-        "concurrency" => "too many units of its slice are active",
-        _ => "the job ended in a way that is not known here",
     }
 }
