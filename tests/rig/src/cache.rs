@@ -308,7 +308,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
         let key = Key::of(["1"]);
-        let first = cache.entry("image", &key, |at| Ok(std::fs::write(at.join("disk"), "x").unwrap())).unwrap();
+        let first =
+            cache.entry("image", &key, |at| Ok(std::fs::write(at.join("disk"), "x").unwrap())).unwrap();
         let second = cache.entry("image", &key, |_| Err(Error::SelfTest("built again".into()))).unwrap();
         assert_eq!(first, second);
         assert_eq!(std::fs::read_to_string(second.join("disk")).unwrap(), "x");
@@ -319,7 +320,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
         cache.entry("image", &Key::of(["1"]), |_| Err(Error::SelfTest("no".into()))).unwrap_err();
-        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["image.lock"]);
     }
 
@@ -338,7 +340,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
         let old = cache.entry("image", &Key::of(["1"]), |_| Ok(())).unwrap();
-        let in_use = Flock::lock(File::open(old.join(IN_USE)).unwrap(), FlockArg::LockSharedNonblock).unwrap();
+        let in_use =
+            Flock::lock(File::open(old.join(IN_USE)).unwrap(), FlockArg::LockSharedNonblock).unwrap();
         cache.entry("image", &Key::of(["2"]), |_| Ok(())).unwrap();
         assert!(old.exists());
         drop(in_use);

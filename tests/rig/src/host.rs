@@ -45,13 +45,19 @@ pub fn install(missing: &[&str], say: impl Fn(&str)) -> Result<(), Error> {
     }
     let prefix: &[&str] = match (is_root(), program::exists("sudo")) {
         (true, _) => &[],
-        (false, true) if program::output("asking for sudo", "sudo", &["-n", "true"]).is_ok() => &["sudo", "-n"],
+        (false, true) if program::output("asking for sudo", "sudo", &["-n", "true"]).is_ok() => {
+            &["sudo", "-n"]
+        }
         _ => return Err(lacks(format!("sudo {}", plain(missing)))),
     };
     say(&format!("this host lacks the Debian packages {}; installing them", missing.join(", ")));
     apt(prefix, &["update"])?;
     let arguments = installable(missing)?;
-    say(&format!("{}apt-get {}", prefix.iter().map(|p| format!("{p} ")).collect::<String>(), arguments.join(" ")));
+    say(&format!(
+        "{}apt-get {}",
+        prefix.iter().map(|p| format!("{p} ")).collect::<String>(),
+        arguments.join(" ")
+    ));
     apt(prefix, &arguments)?;
     Ok(())
 }

@@ -106,9 +106,15 @@ fn make(suite: Suite, cache: &Cache, folder: &Path) -> Result<(), Error> {
     say("installing its packages (mmdebstrap)");
     program::output(&what, "mmdebstrap", &arguments)?;
     say("packing the disk");
-    program::output(&what, "qemu-img", &["convert", "-O", "qcow2", &beside("disk.raw"), &path("base.qcow2")])?;
+    program::output(
+        &what,
+        "qemu-img",
+        &["convert", "-O", "qcow2", &beside("disk.raw"), &path("base.qcow2")],
+    )?;
     for name in ["vmlinuz", "initrd"] {
-        std::fs::copy(beside(name), path(name)).map_err(|e| Error::io("copy", beside(name), e))?;
+        std::fs::copy(beside(name), path(name))
+            .and_then(|_| std::fs::set_permissions(path(name), Permissions::from_mode(0o644)))
+            .map_err(|e| Error::io("copy", beside(name), e))?;
     }
     say("done");
     Ok(())

@@ -53,6 +53,7 @@ impl JournalEntry {
 #[derive(Debug, Clone, Default)]
 pub struct JournalQuery {
     arguments: Vec<String>,
+    after: String,
 }
 
 impl JournalQuery {
@@ -81,9 +82,7 @@ impl JournalQuery {
     /// Only entries after this cursor (see [`JournalEntry::cursor`] and [`crate::Machine::journal_cursor`]).
     /// An empty cursor means from the beginning.
     pub fn after(mut self, cursor: &str) -> Self {
-        if !cursor.is_empty() {
-            self.arguments.push(format!("--after-cursor={cursor}"));
-        }
+        cursor.clone_into(&mut self.after);
         self
     }
 
@@ -99,14 +98,23 @@ impl JournalQuery {
         self
     }
 
-    /// The arguments for `journalctl`, not quoted.
-    pub(crate) fn arguments(&self) -> &[String] {
-        &self.arguments
+    /// The arguments for `journalctl`, not quoted. Not `--after-cursor`: systemd 252 loses an entry with it when the
+    /// cursor's own entry does not match; `--cursor` begins with that entry if it does.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let cursor = (!self.after.is_empty()).then(|| format!("--cursor={}", self.after));
+        self.arguments.iter().cloned().chain(cursor).collect()
+    }
+
+    /// Reads what `journalctl --output=json --all` printed with these arguments.
+    pub(crate) fn entries(&self, text: &str) -> Result<Vec<JournalEntry>, Error> {
+        let mut entries = parse(text)?;
+        entries.retain(|entry| self.after.is_empty() || entry.cursor() != self.after);
+        Ok(entries)
     }
 }
 
-/// Reads what `journalctl --output=json --all` printed: one JSON object a line.
-pub fn parse(text: &str) -> Result<Vec<JournalEntry>, Error> {
+/// One JSON object a line.
+fn parse(text: &str) -> Result<Vec<JournalEntry>, Error> {
     text.lines().filter(|line| !line.is_empty()).map(parse_line).collect()
 }
 
@@ -193,9 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn the_entry_of_the_cursor_itself_is_not_after_it() {
+        let text = "{\"__CURSOR\":\"s=1\"}\n{\"__CURSOR\":\"s=2\"}\n";
+        let cursors = |query: JournalQuery| -> Vec<String> {
+            query.entries(text).unwrap().iter().map(|entry| entry.cursor().to_owned()).collect()
+        };
+        assert_eq!(cursors(JournalQuery::all().after("s=1")), ["s=2"]);
+        assert_eq!(cursors(JournalQuery::all().after("s=0")), ["s=1", "s=2"]);
+        assert_eq!(cursors(JournalQuery::all()), ["s=1", "s=2"]);
+    }
+
+    #[test]
     fn a_query_becomes_journalctl_arguments() {
         let query = JournalQuery::unit("a.service").field("STEP", "stop").after("s=1").this_boot();
-        assert_eq!(query.arguments(), ["--unit=a.service", "STEP=stop", "--after-cursor=s=1", "--boot"]);
+        assert_eq!(query.arguments(), ["--unit=a.service", "STEP=stop", "--boot", "--cursor=s=1"]);
         assert!(JournalQuery::all().after("").arguments().is_empty());
     }
 }

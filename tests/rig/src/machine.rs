@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::Flock;
 
-use crate::journal::{self, JournalEntry, JournalQuery};
+use crate::journal::{JournalEntry, JournalQuery};
 use crate::qemu::{self, Accelerator};
 use crate::qmp::Qmp;
 use crate::snapshot::Snapshot;
@@ -154,7 +154,8 @@ impl Machine {
         let meta = std::fs::metadata(local).map_err(|e| Error::io("read", local, e))?;
         let to = program::quote(remote);
         if meta.is_dir() {
-            let mut packed = tempfile::tempfile().map_err(|e| Error::io("make a file in", std::env::temp_dir(), e))?;
+            let mut packed =
+                tempfile::tempfile().map_err(|e| Error::io("make a file in", std::env::temp_dir(), e))?;
             let out = packed.try_clone().map_err(|e| Error::io("use", std::env::temp_dir(), e))?;
             let ended = program::command("tar")
                 .args(["--create", "--owner=0", "--group=0", "--numeric-owner", "-C"])
@@ -208,9 +209,11 @@ impl Machine {
     /// Journal entries, oldest first, with everything that was logged before the call.
     pub fn journal(&self, query: &JournalQuery) -> Result<Vec<JournalEntry>, Error> {
         let arguments: Vec<String> = query.arguments().iter().map(|word| program::quote(word)).collect();
-        let command =
-            format!("journalctl --sync; journalctl --quiet --no-pager --all --output=json {}", arguments.join(" "));
-        journal::parse(&self.check(&command)?)
+        let command = format!(
+            "journalctl --sync; journalctl --quiet --no-pager --all --output=json {}",
+            arguments.join(" ")
+        );
+        query.entries(&self.check(&command)?)
     }
 
     /// Where the journal ends now, to read from there later with [`JournalQuery::after`].
@@ -245,7 +248,9 @@ impl Machine {
             let left = within.saturating_sub(started.elapsed()).max(Duration::from_secs(1));
             let last = match self.run_within(command, left) {
                 Ok(output) if output.success() => return Ok(output.stdout),
-                Ok(output) => format!("status {}: {}{}", output.status, output.stdout.trim(), output.stderr.trim()),
+                Ok(output) => {
+                    format!("status {}: {}{}", output.status, output.stdout.trim(), output.stderr.trim())
+                }
                 Err(Error::Timeout { last, .. }) => format!("the command did not end: {last}"),
                 Err(error) => return Err(error),
             };
@@ -287,7 +292,9 @@ impl Machine {
             match self.run_within(id, Duration::from_secs(30)) {
                 Ok(now) if now.success() && now.stdout != before => return self.settle(until),
                 // Still on its way down, or it went down just now.
-                Ok(_) | Err(Error::Unreachable { .. } | Error::Timeout { .. }) => std::thread::sleep(POLL_INTERVAL),
+                Ok(_) | Err(Error::Unreachable { .. } | Error::Timeout { .. }) => {
+                    std::thread::sleep(POLL_INTERVAL)
+                }
                 Err(error) => return Err(error),
             }
             if Instant::now() >= until {
@@ -422,7 +429,9 @@ impl Machine {
         let output = self.run_within("systemctl is-system-running --wait", left)?;
         match output.stdout.trim() {
             state @ ("running" | "degraded") => Ok(state.to_owned()),
-            other => Err(Error::Unreachable { why: format!("systemd says `{other}` {}", output.stderr.trim()) }),
+            other => {
+                Err(Error::Unreachable { why: format!("systemd says `{other}` {}", output.stderr.trim()) })
+            }
         }
     }
 

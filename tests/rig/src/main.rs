@@ -35,7 +35,9 @@ fn run(arguments: &[String]) -> Result<u8, Box<dyn std::error::Error>> {
             "--cold" if rest.is_empty() => cold = true,
             "--keep" if rest.is_empty() => keep = true,
             "--" if rest.is_empty() => rest.extend(words.by_ref()),
-            _ if rest.is_empty() && word.starts_with('-') => return Err(format!("unknown {word}\n{USAGE}").into()),
+            _ if rest.is_empty() && word.starts_with('-') => {
+                return Err(format!("unknown {word}\n{USAGE}").into());
+            }
             _ => rest.push(word),
         }
     }

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_failed_program_says_what_it_wrote() {
-        let text = output("testing", "sh", &["-c", "echo out; echo err >&2; exit 3"]).unwrap_err().to_string();
+        let text =
+            output("testing", "sh", &["-c", "echo out; echo err >&2; exit 3"]).unwrap_err().to_string();
         assert!(text.contains("testing") && text.contains("out\nerr") && text.contains('3'), "{text}");
     }
 

@@ -17,8 +17,7 @@ const KVM_DEADLINE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Kernel arguments. The processor's flaws need no remedy in a guest that runs its own tests only, and remedies are slow
 /// where the processor is emulated; so is a clock that the kernel distrusts.
-const KERNEL: &str =
-    "root=/dev/vda rw console=ttyS0 quiet loglevel=4 mitigations=off nokaslr tsc=reliable systemd.show_status=no";
+const KERNEL: &str = "root=/dev/vda rw console=ttyS0 quiet loglevel=4 mitigations=off nokaslr tsc=reliable systemd.show_status=no";
 
 /// How the guest's processor is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,9 +125,21 @@ pub(crate) fn script(image: &Image, accelerator: Accelerator, state: Option<&Pat
     let kernel = image.kernel().to_string_lossy().into_owned();
     let initrd = image.initrd().to_string_lossy().into_owned();
     let (ram, processors) = (RAM_MIB.to_string(), PROCESSORS.to_string());
-    let mut words = vec!["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-M", "q35"];
+    let mut words =
+        vec!["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-M", "q35"];
     words.extend(accelerator.arguments());
-    words.extend(["-smp", &processors, "-m", &ram, "-kernel", &kernel, "-initrd", &initrd, "-append", KERNEL]);
+    words.extend([
+        "-smp",
+        &processors,
+        "-m",
+        &ram,
+        "-kernel",
+        &kernel,
+        "-initrd",
+        &initrd,
+        "-append",
+        KERNEL,
+    ]);
     words.extend([
         // qemu holds back its own notes on where blocks lie until the guest flushes: what was not flushed may be lost
         // when it is killed, as on a real disk with a cache.

@@ -32,7 +32,10 @@ impl Qmp {
                 Ok(qmp) => return Ok(qmp),
                 Err(Error::Qemu { command, why }) if Instant::now() >= until => {
                     let log = std::fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
-                    return Err(Error::Qemu { command, why: format!("{why}\n{}", crate::program::tail(&log)) });
+                    return Err(Error::Qemu {
+                        command,
+                        why: format!("{why}\n{}", crate::program::tail(&log)),
+                    });
                 }
                 Err(Error::Qemu { .. }) => std::thread::sleep(POLL_INTERVAL),
                 Err(other) => return Err(other),
@@ -68,7 +71,10 @@ impl Qmp {
                 return Ok(value.take());
             }
             if let Some(error) = answer.get("error") {
-                return Err(refused(command, error.get("desc").and_then(Value::as_str).unwrap_or("no reason given")));
+                return Err(refused(
+                    command,
+                    error.get("desc").and_then(Value::as_str).unwrap_or("no reason given"),
+                ));
             }
             // Everything else is an event.
         }

@@ -42,7 +42,8 @@ const WORKS: [(&str, &str); 8] = [
 /// progress. The first failure ends it.
 pub fn selftest(cache: &Cache, suite: Suite) -> Result<(), Error> {
     let started = Instant::now();
-    let step = |what: &str, since: Instant| cache.say(format!("{what}: {:.1} s", since.elapsed().as_secs_f64()));
+    let step =
+        |what: &str, since: Instant| cache.say(format!("{what}: {:.1} s", since.elapsed().as_secs_f64()));
 
     let image = Image::build(suite, cache)?;
     let booted = Snapshot::booted(cache, &image)?;

@@ -28,7 +28,9 @@ impl Snapshot {
             let machine = Machine::boot_image(cache, image)?;
             let failed = machine.check("systemctl list-units --failed --plain --no-legend")?;
             if !failed.is_empty() {
-                return Err(Error::Unreachable { why: format!("units of the fresh image failed:\n{failed}") });
+                return Err(Error::Unreachable {
+                    why: format!("units of the fresh image failed:\n{failed}"),
+                });
             }
             machine.save_into(folder)?;
             cache.say(format!("booted and put away after {} s", started.elapsed().as_secs()));
@@ -53,7 +55,8 @@ impl Snapshot {
             let started = Instant::now();
             cache.say(format!("preparing the snapshot {full_name}"));
             let machine = Machine::from_snapshot(cache, self)?;
-            provision(&machine).map_err(|e| Error::Provision { name: full_name.clone(), source: e.into() })?;
+            provision(&machine)
+                .map_err(|e| Error::Provision { name: full_name.clone(), source: e.into() })?;
             machine.save_into(folder)?;
             cache.say(format!("snapshot {full_name} put away after {} s", started.elapsed().as_secs()));
             Ok(())

@@ -107,7 +107,8 @@ fn one_line(text: &str, codename: &str, suite: Suite) -> String {
         if suites.is_empty() {
             continue;
         }
-        let _ = writeln!(out, "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: {components}", suites.join(" "));
+        let _ =
+            writeln!(out, "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: {components}", suites.join(" "));
         if let Some(key) = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")) {
             let _ = writeln!(out, "Signed-By: {key}");
         }
@@ -135,9 +136,7 @@ mod tests {
     #[test]
     fn a_key_written_into_the_stanza_stays_with_it() {
         let host = "Types: deb\nURIs: http://m\nSuites: trixie\nComponents: main\nSigned-By:\n -----BEGIN\n .\n AB:C\n";
-        assert!(
-            deb822(host, "trixie", Suite::Bookworm).ends_with("Signed-By:\n -----BEGIN\n .\n AB:C\n\n"),
-        );
+        assert!(deb822(host, "trixie", Suite::Bookworm).ends_with("Signed-By:\n -----BEGIN\n .\n AB:C\n\n"),);
     }
 
     #[test]

@@ -14,8 +14,9 @@ while read -r word file; do
 	case $word in
 	start)
 		end_qemu
-		# Should this shell be killed too, the kernel takes qemu down.
-		setpriv --pdeathsig KILL sh "$file" </dev/null >>qemu.log 2>&1 &
+		# Should this shell be killed too, the kernel takes qemu down; unless it was killed before the kernel was asked.
+		(trap - INT TERM HUP && exec setpriv --pdeathsig KILL sh -c '[ "$PPID" = "$1" ] && . "./$2"' sh $$ "$file") \
+			</dev/null >>qemu.log 2>&1 &
 		qemu=$!
 		echo "started $qemu"
 		;;
