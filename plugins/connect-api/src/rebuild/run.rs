@@ -347,8 +347,10 @@ impl<'a> Run<'a> {
     async fn submit(&self, item: &Item) -> Result<Result<String, Ended>, RunError> {
         let mut away = Backoff::default();
         loop {
+            let asked = Instant::now();
             let error = match self.api.build(&item.guid, Some(&item.bundle)).await {
                 Ok(task) => {
+                    held(&self.pace).round_trip(asked.elapsed());
                     *held(&self.heard) = Instant::now();
                     return Ok(Ok(task));
                 }
