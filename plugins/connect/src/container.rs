@@ -100,16 +100,16 @@ pub struct ContainerRules {
 }
 
 impl ContainerRules {
-    /// With the usual places.
+    /// `etc` is the host's `/etc`.
     #[must_use]
-    pub fn new(network: Network, publish: Listen) -> Self {
+    pub fn new(network: Network, publish: Listen, etc: &Path) -> Self {
         ContainerRules {
             network,
             publish,
             image: None,
-            hosts_file: "/etc/hosts".into(),
-            host_files: ["/etc/odbcinst.ini", "/etc/odbc.ini", "/etc/krb5.conf", "/etc/pip.conf"]
-                .map(PathBuf::from)
+            hosts_file: etc.join("hosts"),
+            host_files: ["odbcinst.ini", "odbc.ini", "krb5.conf", "pip.conf"]
+                .map(|name| etc.join(name))
                 .to_vec(),
         }
     }

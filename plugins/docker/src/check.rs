@@ -42,7 +42,10 @@ pub fn rules(subject: &Subject<'_>, image: Option<ImageFacts>) -> ContainerRules
         Network::Bridge => container::Network::Bridge,
         Network::Host => container::Network::Host,
     };
-    ContainerRules { image, ..ContainerRules::new(network, subject.names.publish.clone()) }
+    ContainerRules {
+        image,
+        ..ContainerRules::new(network, subject.names.publish.clone(), &subject.world.etc)
+    }
 }
 
 /// Derives the container's configuration.

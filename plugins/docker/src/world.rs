@@ -25,6 +25,8 @@ pub struct World {
     pub mountinfo: PathBuf,
     /// The processes.
     pub proc: PathBuf,
+    /// Configuration that other programs of this host share.
+    pub etc: PathBuf,
 }
 
 impl Default for World {
@@ -37,6 +39,7 @@ impl Default for World {
             licence_dir: installation::LICENCE_DIR.into(),
             mountinfo: "/proc/self/mountinfo".into(),
             proc: "/proc".into(),
+            etc: "/etc".into(),
         }
     }
 }

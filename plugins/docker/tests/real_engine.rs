@@ -1,6 +1,8 @@
 //! The step against a real docker engine. Needs one that may run plain containers on the host's network, and the `docker` program and a
 //! static busybox: `CONNECT_MIGRATOR_TEST_DOCKER=/var/run/docker.sock cargo test -p connect-migrator-docker -- --ignored`.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
 use connect_migrator_connect::installation::Places;
 use connect_migrator_docker::settings::Settings;
 use connect_migrator_docker::world::{Subject, World};

@@ -23,12 +23,8 @@ impl Host {
     fn new(network: Network) -> Self {
         let root = tempfile::tempdir().unwrap();
         let publish = Listen { host: "127.0.0.1".into(), port: 3940, tls: false };
-        let rules = ContainerRules {
-            image: Some(image()),
-            hosts_file: root.path().join("hosts"),
-            host_files: vec![root.path().join("odbc.ini")],
-            ..ContainerRules::new(network, publish)
-        };
+        let rules =
+            ContainerRules { image: Some(image()), ..ContainerRules::new(network, publish, root.path()) };
         Host { root, rules }
     }
 

@@ -1,0 +1,223 @@
+//! A double of the engine and of the server in its container, for faults that a real one shows only by luck.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub mod host;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State as Extract;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub const ID: &str = "abababababababababababababababababababababababababababababababab";
+
+/// What the container does once it is started.
+#[derive(Clone)]
+pub enum Start {
+    /// It serves.
+    Serve { version: Option<&'static str>, hostname: Option<&'static str> },
+    /// It ends with this status.
+    Exit(i64),
+    /// It runs and never answers.
+    Silent,
+    /// The engine refuses to start it.
+    Refused(&'static str),
+}
+
+/// Version and host name that the server tells, once it serves.
+type Serving = Arc<Mutex<Option<(Option<&'static str>, Option<&'static str>)>>>;
+
+pub struct State {
+    pub local: bool,
+    pub labels: Value,
+    pub security: Vec<&'static str>,
+    pub api: &'static str,
+    /// What the registry answers.
+    pub registry: (u16, &'static str),
+    /// The last line of a pull.
+    pub pull_error: Option<&'static str>,
+    pub container: Option<Value>,
+    pub start: Start,
+    pub log: String,
+    pub calls: Vec<String>,
+    /// Tells the server in the container to serve.
+    serve: Serving,
+}
+
+#[derive(Clone)]
+pub struct Double {
+    pub socket: PathBuf,
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+impl Double {
+    /// Starts both; they end with the test's runtime.
+    pub async fn start(dir: &Path) -> Self {
+        let serve = Arc::new(Mutex::new(None));
+        let state = Arc::new(Mutex::new(State {
+            local: true,
+            labels: json!({ "co.posit.image.version": "2026.03.1", "co.posit.image.os": "Ubuntu 24.04" }),
+            security: vec!["name=seccomp,profile=default"],
+            api: "1.45",
+            registry: (200, ""),
+            pull_error: None,
+            container: None,
+            start: Start::Serve { version: Some("2026.03.1"), hostname: None },
+            log: String::new(),
+            calls: Vec::new(),
+            serve: Arc::clone(&serve),
+        }));
+        let socket = dir.join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let app = Router::new().fallback(engine).with_state(Arc::clone(&state));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let app = Router::new().fallback(connect).with_state(serve);
+        tokio::spawn(async move { axum::serve(server, app).await });
+        Double { socket, port, state }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+async fn connect(Extract(serving): Extract<Serving>, uri: Uri) -> Response {
+    let Some((version, hostname)) = *serving.lock().unwrap() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    match uri.path() {
+        "/__ping__" => "{}".into_response(),
+        "/__api__/server_settings" => {
+            axum::Json(json!({ "version": version, "hostname": hostname.unwrap_or("vm-c") })).into_response()
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn said(status: u16, message: &str) -> Response {
+    (StatusCode::from_u16(status).unwrap(), axum::Json(json!({ "message": message }))).into_response()
+}
+
+async fn engine(
+    Extract(state): Extract<Arc<Mutex<State>>>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let mut state = state.lock().unwrap();
+    let path = uri.path().split_once("/v1.").map_or(uri.path(), |(_, rest)| &rest[rest.find('/').unwrap()..]);
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    state.calls.push(format!("{method} {path}"));
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match (method.as_str(), parts.as_slice()) {
+        ("GET", ["version"]) => {
+            axum::Json(json!({ "Version": "26.1.5", "ApiVersion": state.api })).into_response()
+        }
+        ("GET", ["info"]) => axum::Json(json!({ "SecurityOptions": state.security })).into_response(),
+        ("GET", ["images", .., "json"]) if state.local => axum::Json(json!({
+            "Id": "sha256:11", "RepoDigests": ["h:5000/posit/connect@sha256:22"],
+            "Config": { "Labels": state.labels, "Volumes": { "/data": {} } },
+        }))
+        .into_response(),
+        ("GET", ["images", .., "json"]) => said(404, "No such image"),
+        ("GET", ["distribution", ..]) => match state.registry {
+            (200, _) => axum::Json(json!({ "Descriptor": { "digest": "sha256:22" }, "Platforms": [] }))
+                .into_response(),
+            (status, message) => said(status, message),
+        },
+        ("POST", ["images", "create"]) => {
+            let mut lines = vec![
+                json!({ "status": "Downloading", "id": "a", "progressDetail": { "current": 1, "total": 2 } }),
+            ];
+            match state.pull_error {
+                Some(error) => lines.push(json!({ "error": error, "errorDetail": { "message": error } })),
+                None => state.local = true,
+            }
+            lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response()
+        }
+        ("POST", ["containers", "create"]) => {
+            let name = uri
+                .query()
+                .unwrap_or_default()
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("name="))
+                .unwrap_or_default();
+            let mut container = json!({
+                "Id": ID, "Name": format!("/{name}"), "Config": body, "HostConfig": body["HostConfig"],
+                "State": { "Running": false, "ExitCode": 0 },
+            });
+            container["Config"]["HostConfig"].take();
+            state.container = Some(container);
+            (StatusCode::CREATED, axum::Json(json!({ "Id": ID, "Warnings": [] }))).into_response()
+        }
+        ("GET", ["containers", _, "archive"]) => {
+            let passwd = uri.query().unwrap_or_default().contains("passwd");
+            let text = if passwd { "nobody:x:999:999::/:/bin/sh\n" } else { "nobody:x:999:\n" };
+            archive(text).into_response()
+        }
+        (_, ["containers", name, rest @ ..]) => container(&mut state, &method, name, rest, &body),
+        _ => said(404, "page not found"),
+    }
+}
+
+fn container(state: &mut State, method: &Method, name: &str, rest: &[&str], body: &Value) -> Response {
+    let known =
+        state.container.as_ref().is_some_and(|c| c["Id"] == *name || c["Name"] == *format!("/{name}"));
+    if !known {
+        return said(404, "No such container");
+    }
+    let container = state.container.as_mut().unwrap();
+    match (method.as_str(), rest) {
+        ("GET", ["json"]) => axum::Json(container.clone()).into_response(),
+        ("GET", ["logs"]) => {
+            let mut frame = vec![1, 0, 0, 0];
+            frame.extend(u32::try_from(state.log.len()).unwrap().to_be_bytes());
+            frame.extend(state.log.as_bytes());
+            Body::from(frame).into_response()
+        }
+        ("POST", ["start"]) => match state.start.clone() {
+            Start::Refused(message) => said(500, message),
+            start => {
+                let (running, code) = match start {
+                    Start::Exit(code) => (false, code),
+                    _ => (true, 0),
+                };
+                container["State"] = json!({ "Running": running, "ExitCode": code });
+                if let Start::Serve { version, hostname } = start {
+                    *state.serve.lock().unwrap() = Some((version, hostname));
+                }
+                StatusCode::NO_CONTENT.into_response()
+            }
+        },
+        ("POST", ["stop"]) => {
+            container["State"] = json!({ "Running": false, "ExitCode": 0 });
+            *state.serve.lock().unwrap() = None;
+            StatusCode::NO_CONTENT.into_response()
+        }
+        ("POST", ["update"]) => {
+            container["HostConfig"]["RestartPolicy"] = body["RestartPolicy"].clone();
+            axum::Json(json!({ "Warnings": [] })).into_response()
+        }
+        ("DELETE", []) if container["State"]["Running"] == true => said(409, "it is running"),
+        ("DELETE", []) => {
+            state.container = None;
+            StatusCode::NO_CONTENT.into_response()
+        }
+        _ => said(404, "page not found"),
+    }
+}
+
+fn archive(text: &str) -> Vec<u8> {
+    let mut bytes = vec![0u8; 512];
+    bytes[124..135].copy_from_slice(format!("{:011o}", text.len()).as_bytes());
+    bytes[156] = b'0';
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.resize(1024, 0);
+    bytes
+}
