@@ -17,6 +17,7 @@ use crate::instance::Instance;
 use crate::report::Report;
 use crate::state::{End, InstanceLock, LockError, SqliteStore, Store};
 use crate::systemd::{journal, notify::Notify};
+use connect_migrator_sdk::Op;
 use jiff::Timestamp;
 use recover::Recovered;
 use std::os::unix::fs::DirBuilderExt;
@@ -87,7 +88,9 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
         teller.failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
     }
     recover::arm(instance, true).await;
-    teller.ready();
+    if engine.view().calls.iter().any(|call| call.op != Op::Check) {
+        teller.ready();
+    }
     let result = engine.run(&mut commands).await;
     let view = engine.view();
     if let Some(report) = Report::of(&view, Timestamp::now())

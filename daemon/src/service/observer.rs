@@ -36,6 +36,7 @@ pub struct Teller {
     outline: Mutex<Outline>,
     progressed: Mutex<Option<Instant>>,
     stopping: AtomicBool,
+    ready: AtomicBool,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,6 +54,7 @@ impl Teller {
             outline: Mutex::default(),
             progressed: Mutex::default(),
             stopping: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
         }
     }
 
@@ -67,9 +69,11 @@ impl Teller {
         *held(&self.outline) = outline.clone();
     }
 
-    /// State is recovered.
+    /// The start has succeeded: an open migration was recovered, or the checks of a new one have passed. Told once.
     pub fn ready(&self) {
-        self.notify.ready();
+        if !self.ready.swap(true, Ordering::Relaxed) {
+            self.notify.ready();
+        }
     }
 
     /// The process is about to end.
@@ -110,6 +114,10 @@ impl Teller {
             let mut shown = held(&self.shown);
             shown.migration = view.migration().into();
             shown.phase = phase.into();
+        }
+        // So that `systemctl start` fails, visibly, when a check finds a blocker.
+        if matches!(event, Event::Intent { op, .. } if *op != Op::Check) {
+            self.ready();
         }
         let told = told(event, view);
         let Some(Told { priority, step, status, message }) = told else { return };
