@@ -1,6 +1,7 @@
 //! The daemon's side of one call: what is said, for how long, and how it ends.
 
 use super::lines::{Line, Lines};
+use super::link::shortened;
 use super::output::{Outputs, Teller, with_fields};
 use super::{CallFailure, HostLimits, Launcher, Listener, PluginRef, StepProcess, built_in, trusted};
 use connect_migrator_sdk::frames::{
@@ -18,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// How long the status of a process is waited for that closed its socket. It is set before the socket closes, so that only a
 /// process which closed the socket itself is waited for.
 const STATUS_MILLIS: u64 = 1000;
+
+/// Bytes of the last line on stderr that the text of a crash shows.
+const LAST_WORDS_BYTES: usize = 200;
 
 /// A call to make.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +124,7 @@ async fn converse(
         greeted: None,
         records: 0,
         undo_bytes: 0,
+        last_words: None,
     };
     conversation.greeted = Some(Instant::now() + limits.hello.min(within));
     let end = conversation.talk(&first, &cancel).await;
@@ -174,6 +179,8 @@ struct Conversation<'a> {
     greeted: Option<Instant>,
     records: usize,
     undo_bytes: usize,
+    /// The last line on stderr.
+    last_words: Option<String>,
 }
 
 impl Conversation<'_> {
@@ -195,7 +202,7 @@ impl Conversation<'_> {
                 () = due(progress_due) => self.teller.tell_progress().await,
                 line = self.frames.next() => if let Some(end) = self.hear(line).await { return end },
                 line = next_output(&mut self.outputs) => match line {
-                    Some(line) => self.teller.log(LogLevel::Warn, line).await,
+                    Some(line) => self.tell_output(line).await,
                     None => self.outputs = None,
                 },
             }
@@ -352,17 +359,27 @@ impl Conversation<'_> {
 
     /// Ends the process, tells what is left to tell, and makes an answer of it all.
     async fn close(mut self, end: End) -> Result<Value, CallFailure> {
-        let result = self.settle(end).await;
+        let mut result = self.settle(end).await;
         if !self.process.finish(self.limits.exit_grace).await {
             self.teller.log(LogLevel::Error, "the step host was killed and is still there".into()).await;
         }
         if let Some(outputs) = self.outputs.take() {
             for line in outputs.rest().await {
-                self.teller.log(LogLevel::Warn, line).await;
+                self.tell_output(line).await;
             }
+        }
+        if let (Err(CallFailure::Crashed { how, .. }), Some(words)) = (&mut result, &self.last_words) {
+            how.push_str(&format!(" (its last words: `{words}`)"));
         }
         self.teller.finish().await;
         result
+    }
+
+    async fn tell_output(&mut self, line: String) {
+        if let Some(words) = line.strip_prefix("stderr: ").filter(|words| !words.is_empty()) {
+            self.last_words = Some(shortened(words, LAST_WORDS_BYTES).to_string());
+        }
+        self.teller.log(LogLevel::Warn, line).await;
     }
 
     async fn settle(&mut self, end: End) -> Result<Value, CallFailure> {

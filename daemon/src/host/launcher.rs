@@ -184,6 +184,9 @@ impl ChildProcess {
             Ok(WaitStatus::Exited(_, status)) => {
                 Some(format!("ended with exit status {status} before it answered"))
             }
+            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Some(
+                "was ended by signal 9 (SIGKILL): it lost its socket, or was killed by somebody, or for lack of memory".into(),
+            ),
             Ok(WaitStatus::Signaled(_, signal, _)) => {
                 Some(format!("was ended by signal {} ({})", signal as i32, signal.as_str()))
             }

@@ -212,12 +212,12 @@ impl HostCalls for Link {
 
     fn record_undo(&self, record: &Value) -> Result<(), HostRefused> {
         self.ask_undo(record.clone())
-            .map_err(|why| HostRefused { what: "an undo record made durable".into(), why })
+            .map_err(|why| HostRefused { what: "confirmation of an undo record".into(), why })
     }
 
     fn checkpoint(&self, checkpoint: &Value) -> Result<(), HostRefused> {
         self.ask_checkpoint(checkpoint.clone())
-            .map_err(|why| HostRefused { what: "a checkpoint made durable".into(), why })
+            .map_err(|why| HostRefused { what: "confirmation of a checkpoint".into(), why })
     }
 
     fn secret(&self, credential: &str) -> Result<Secret, HostRefused> {

@@ -250,11 +250,11 @@ impl HostCalls for Daemon {
     }
 
     fn record_undo(&self, record: &Value) -> Result<(), HostRefused> {
-        self.ask("an undo record made durable", |table| table.record_undo, &json(record))
+        self.ask("confirmation of an undo record", |table| table.record_undo, &json(record))
     }
 
     fn checkpoint(&self, checkpoint: &Value) -> Result<(), HostRefused> {
-        self.ask("a checkpoint made durable", |table| table.checkpoint, &json(checkpoint))
+        self.ask("confirmation of a checkpoint", |table| table.checkpoint, &json(checkpoint))
     }
 
     fn secret(&self, credential: &str) -> Result<Secret, HostRefused> {
