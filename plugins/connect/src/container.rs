@@ -1,6 +1,6 @@
 //! What must change in the configuration when Connect moves into a container.
 //!
-//! [`derive`] takes the source's configuration and answers the container's: the fewest changes with which it starts there and
+//! [`derive()`] takes the source's configuration and answers the container's: the fewest changes with which it starts there and
 //! serves the same data, what must be mounted, and what a person must look at.
 
 mod database;

@@ -84,6 +84,14 @@ pub fn remove_folder(path: &Path) -> Result<bool, StepError> {
     }
 }
 
+/// Removes the folder above, which we may have made, if nothing else is in it.
+pub fn remove_empty_parent(path: &Path) {
+    if let Some(parent) = path.parent() {
+        // Somebody else's files keep it, which is right.
+        let _ = fs::remove_dir(parent);
+    }
+}
+
 fn remove_if_there(path: &Path) -> std::io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),

@@ -83,9 +83,16 @@ async fn put_back(subject: &Subject<'_>, change: Undo, undone: Undone) -> Undone
     match change {
         Undo::Image { reference } => undone
             .and(format!("the pulled image {reference} stays for the next try (`docker rmi` removes it)")),
-        Undo::Folder { path } => removed(files::remove_folder(&path), path.display().to_string(), undone),
-        Undo::DataGuard { path } | Undo::DropIn { path } => {
-            removed(files::remove(&path), path.display().to_string(), undone)
+        Undo::Folder { path } => {
+            let result = files::remove_folder(&path);
+            files::remove_empty_parent(&path);
+            removed(result, path.display().to_string(), undone)
+        }
+        Undo::DataGuard { path } => removed(files::remove(&path), path.display().to_string(), undone),
+        Undo::DropIn { path } => {
+            let result = files::remove(&path);
+            files::remove_empty_parent(&path);
+            removed(result, path.display().to_string(), undone)
         }
         Undo::Container { name } => gone(subject, &name, undone).await,
         Undo::Started { .. } => undone,

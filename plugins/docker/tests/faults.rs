@@ -73,6 +73,30 @@ async fn the_container_is_made_before_the_window_and_only_started_in_it() {
 }
 
 #[tokio::test]
+async fn privileges_network_and_command_are_as_the_settings_say() {
+    let mut host = Host::new().await;
+    host.engine.state().security = vec!["name=apparmor", "name=seccomp,profile=default", "name=userns"];
+    host.settings["privileges"] = json!("sys-admin");
+    host.settings["network"] = json!("host");
+    host.settings["command"] = json!("image");
+    host.settings["environment"] = json!({ "RSTUDIO_CONNECT_HASTE": "enabled" });
+    prepare(&host).await.unwrap();
+    let made = host.engine.state().container.clone().unwrap();
+    let (config, on_host) = (&made["Config"], &made["HostConfig"]);
+    assert_eq!(on_host["CapAdd"], json!(["SYS_ADMIN"]));
+    assert_eq!(on_host["SecurityOpt"], json!(["apparmor=unconfined"]));
+    assert_eq!(on_host["UsernsMode"], "host");
+    assert_eq!(on_host["NetworkMode"], "host");
+    assert!(
+        on_host["Privileged"].is_null() && on_host["PortBindings"].is_null() && on_host["Init"].is_null()
+    );
+    assert!(config["Cmd"].is_null() && config["Entrypoint"].is_null());
+    assert_eq!(config["Env"], json!(["RSTUDIO_CONNECT_HASTE=enabled"]));
+    let staged = std::fs::read_to_string(host.at("containers/c-1/rstudio-connect.gcfg")).unwrap();
+    assert!(staged.contains(&format!("Listen = 127.0.0.1:{}", host.engine.port)), "{staged}");
+}
+
+#[tokio::test]
 async fn a_pull_that_fails_ends_prepare_and_leaves_nothing() {
     for (error, remedy) in [
         ("unauthorized: authentication required", "login = {"),
