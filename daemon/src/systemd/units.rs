@@ -26,8 +26,12 @@ use zbus::fdo::PropertiesProxy;
 const ANSWER_TIMEOUT_SECS: u64 = 25;
 /// How long systemd may take to read all unit files again: generators run meanwhile.
 const RELOAD_TIMEOUT_SECS: u64 = 90;
-/// How long the processes of a stopped unit may take to vanish.
-pub const CGROUP_EMPTY_SECS: u64 = 30;
+/// How long the processes of a stopped unit may take to vanish, unless [`Units::leftover_timeout`] says otherwise.
+pub const LEFTOVER_TIMEOUT_SECS: u64 = 30;
+/// How long a bus that was lost may take to come back: its daemon is being restarted.
+const RECONNECT_SECS: u64 = 10;
+/// How often that is tried.
+const RECONNECT_POLL_MILLIS: u64 = 100;
 /// How often the control group is looked at meanwhile.
 const CGROUP_POLL_MILLIS: u64 = 50;
 
@@ -46,6 +50,7 @@ pub enum BusAddress {
 pub struct Units {
     address: BusAddress,
     cgroups: Cgroups,
+    leftover_timeout: Duration,
     manager: Mutex<Option<ManagerProxy<'static>>>,
 }
 
@@ -72,15 +77,17 @@ impl Units {
     /// # Errors
     /// When that bus or its systemd does not answer.
     pub async fn connect(address: BusAddress, cgroups: Cgroups) -> Result<Units, UnitError> {
-        let units = Units { address, cgroups, manager: Mutex::new(None) };
+        let leftover_timeout = Duration::from_secs(LEFTOVER_TIMEOUT_SECS);
+        let units = Units { address, cgroups, leftover_timeout, manager: Mutex::new(None) };
         units.manager().await?;
         Ok(units)
     }
 
-    /// The tree of control groups.
+    /// Sets how long the processes of a stopped unit may take to vanish.
     #[must_use]
-    pub fn cgroups(&self) -> &Cgroups {
-        &self.cgroups
+    pub fn leftover_timeout(mut self, timeout: Duration) -> Self {
+        self.leftover_timeout = timeout;
+        self
     }
 
     /// The unit as it is now. A unit that does not exist has the load state `not-found`.
@@ -111,7 +118,7 @@ impl Units {
     ///
     /// # Errors
     /// When the job does not end with `done` within `timeout`, when the unit is not inactive then, or when processes are left
-    /// [`CGROUP_EMPTY_SECS`] later.
+    /// [`LEFTOVER_TIMEOUT_SECS`] later.
     pub async fn stop(&self, unit: &str, timeout: Duration) -> Result<Stopped, UnitError> {
         let started = Instant::now();
         // The group's name is gone from the unit once it is inactive.
@@ -122,7 +129,7 @@ impl Units {
             return Err(UnitError::state(Verb::Stop, &status));
         }
         for group in [&before.control_group, &status.control_group] {
-            self.until_empty(unit, group, Duration::from_secs(CGROUP_EMPTY_SECS)).await?;
+            self.until_empty(unit, group).await?;
         }
         Ok(Stopped { status, took: started.elapsed() })
     }
@@ -224,15 +231,19 @@ impl Units {
         self.cgroups.processes(group).map_err(|why| UnitError::Processes { unit: unit.into(), why })
     }
 
-    async fn until_empty(&self, unit: &str, group: &str, within: Duration) -> Result<(), UnitError> {
-        let deadline = Instant::now() + within;
+    async fn until_empty(&self, unit: &str, group: &str) -> Result<(), UnitError> {
+        let deadline = Instant::now() + self.leftover_timeout;
         loop {
             let left = self.processes_in(unit, group)?;
             if left.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(UnitError::LeftOver { unit: unit.into(), after: within, processes: left });
+                return Err(UnitError::LeftOver {
+                    unit: unit.into(),
+                    after: self.leftover_timeout,
+                    processes: left,
+                });
             }
             tokio::time::sleep(Duration::from_millis(CGROUP_POLL_MILLIS)).await;
         }
@@ -264,6 +275,23 @@ impl Units {
         Ok(manager)
     }
 
+    /// The manager, once the bus that was lost is there again.
+    async fn reconnected(&self) -> Result<ManagerProxy<'static>, UnitError> {
+        *self.manager.lock().await = None;
+        let deadline = Instant::now() + Duration::from_secs(RECONNECT_SECS);
+        loop {
+            match self.manager().await {
+                // The bus may be there before systemd has found it.
+                Err(error)
+                    if Instant::now() < deadline && (error.is_lost() || error.is_unknown_service()) =>
+                {
+                    tokio::time::sleep(Duration::from_millis(RECONNECT_POLL_MILLIS)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Asks something that does no harm when it is asked twice: if the bus is lost meanwhile, it is asked once more.
     async fn ask<T, F>(
         &self,
@@ -277,8 +305,7 @@ impl Units {
         let manager = self.manager().await?;
         match within(limit_secs, &tried, question(manager)).await {
             Err(error) if error.is_lost() => {
-                *self.manager.lock().await = None;
-                let manager = self.manager().await?;
+                let manager = self.reconnected().await?;
                 within(limit_secs, &tried, question(manager)).await
             }
             answer => answer,

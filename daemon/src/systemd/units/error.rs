@@ -102,6 +102,12 @@ impl UnitError {
         }
     }
 
+    /// systemd is not on the bus.
+    pub(super) fn is_unknown_service(&self) -> bool {
+        matches!(self, UnitError::Refused { why: zbus::Error::FDO(why), .. }
+            if matches!(**why, zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_)))
+    }
+
     /// What was tried, on what, as it follows "could not".
     fn tried(&self) -> String {
         match self {

@@ -51,10 +51,14 @@ impl Units {
     /// unit's state in any case.
     pub(super) async fn job(&self, verb: Verb, unit: &str, timeout: Duration) -> Result<(), UnitError> {
         let deadline = Instant::now() + timeout;
-        match self.try_job(verb, unit, deadline, timeout).await {
-            // Nothing is lost by making the same job again: it joins the one that is there.
-            Err(error) if error.is_lost() => self.try_job(verb, unit, deadline, timeout).await,
-            result => result,
+        loop {
+            match self.try_job(verb, unit, deadline, timeout).await {
+                // Nothing is lost by making the same job again: it joins the one that is there.
+                Err(error) if error.is_lost() && Instant::now() < deadline => {
+                    self.reconnected().await?;
+                }
+                result => return result,
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Whether the source can be stopped, kept stopped, and started again.
 
-use super::{StopConfig, left_over_limit};
+use super::StopConfig;
 use crate::systemd::processes::listed;
 use crate::systemd::steps::Ground;
 use crate::systemd::units::{UnitStatus, Units};
@@ -209,8 +209,9 @@ fn stopping(findings: &mut Vec<Finding>, config: &StopConfig, status: &UnitStatu
             "unit-leaves-processes",
             format!("KillMode={} of {unit} lets processes of content outlive the stop", status.kill_mode),
             format!(
-                "migrate at a quiet hour: a process that still runs {} s after the stop ends the migration",
-                left_over_limit().as_secs()
+                "migrate at a quiet hour: a process that still runs {} after the stop ends the migration; \
+                 `leftover-timeout` of this step sets how long it may take",
+                config.leftover_timeout
             ),
         ));
     }

@@ -7,7 +7,7 @@ mod check;
 use super::ground::{Ground, with_progress};
 use super::span::Span;
 use crate::systemd::processes::listed;
-use crate::systemd::units::{CGROUP_EMPTY_SECS, UnitStatus, Units};
+use crate::systemd::units::{LEFTOVER_TIMEOUT_SECS, UnitStatus, Units};
 use connect_migrator_sdk::{
     Change, Context, Finding, Op, Outcome, Step, StepError, StepInfo, Undone, Verdict,
 };
@@ -35,6 +35,9 @@ pub struct StopConfig {
     /// How long the unit may take to stop. Never shorter than its own `TimeoutStopSec=`.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
+    /// How long processes that outlive the stop, such as renders of content, may take to end.
+    #[serde(default = "default_leftover_timeout")]
+    pub leftover_timeout: Span,
     /// On the way back: how long Connect may take, once started, to answer.
     #[serde(default = "default_ping_timeout")]
     pub ping_timeout: Span,
@@ -44,13 +47,22 @@ const fn default_timeout() -> Span {
     Span::minutes(10)
 }
 
+const fn default_leftover_timeout() -> Span {
+    Span(Duration::from_secs(LEFTOVER_TIMEOUT_SECS))
+}
+
 const fn default_ping_timeout() -> Span {
     Span::minutes(5)
 }
 
 impl Default for StopConfig {
     fn default() -> Self {
-        StopConfig { unit: None, timeout: default_timeout(), ping_timeout: default_ping_timeout() }
+        StopConfig {
+            unit: None,
+            timeout: default_timeout(),
+            leftover_timeout: default_leftover_timeout(),
+            ping_timeout: default_ping_timeout(),
+        }
     }
 }
 
@@ -180,7 +192,7 @@ pub async fn plan(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<
 /// When the unit cannot be stopped and masked, or when processes of it are left.
 pub async fn apply(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<Outcome, StepError> {
     let unit = config.unit(cx);
-    let units = ground.units().await?;
+    let units = ground.units().await?.leftover_timeout(config.leftover_timeout.0);
     let before = units.status(unit).await?;
     if before.load_state == "not-found" {
         return Err(StepError::new(format!("stop {unit}"))
@@ -278,9 +290,4 @@ pub async fn verify(ground: &Ground, config: &StopConfig, cx: &Context) -> Resul
         now.state_text(),
         cx.source().install_dir.display()
     )))
-}
-
-/// How long left-over processes are waited for, for texts.
-fn left_over_limit() -> Duration {
-    Duration::from_secs(CGROUP_EMPTY_SECS)
 }
