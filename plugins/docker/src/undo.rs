@@ -140,6 +140,8 @@ async fn stopped(
     id: &str,
     undone: Undone,
 ) -> Result<Undone, StepError> {
+    // From here on nobody can start it again: not an engine that comes back and follows its restart policy either.
+    files::remove(&subject.mask_guard())?;
     let limit = subject.settings.engine_timeout.duration();
     let engine = match Engine::connect_within(&subject.settings.socket, limit).await {
         Ok(engine) => engine,
@@ -236,6 +238,6 @@ async fn without_engine(
     Ok(undone
         .and(format!("no process of the container {name} is left ({found} had to be ended without the engine)"))
         .but(format!(
-            "the docker engine did not take part: once it answers, remove the container with `docker rm {name}` (it cannot start while the source's unit is not masked)"
+            "the docker engine did not take part: once it answers, remove the container with `docker rm {name}` (it cannot start again: its guard is gone)"
         )))
 }

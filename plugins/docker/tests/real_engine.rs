@@ -361,3 +361,30 @@ async fn an_image_is_pulled_with_progress_and_pinned_by_its_digest() {
         assert!(missing.remedy.contains(remedy), "{missing:#?}");
     }
 }
+
+#[tokio::test]
+#[ignore = "needs a docker engine"]
+async fn without_the_engine_nothing_of_the_container_keeps_running() {
+    let rig = Rig::new("serve", "2026.03.1");
+    let mut settings = rig.settings();
+    let host = MemoryHost::new();
+    let cx = rig.context(&host, Op::Apply);
+    {
+        let subject = Subject::new(&settings, &rig.world, &cx).unwrap();
+        stage::prepare(&subject, &cx).await.unwrap();
+        rig.mask();
+        start::apply(&subject, &cx).await.unwrap();
+    }
+    // As if the engine had died in the window.
+    settings.socket = "/nowhere/docker.sock".into();
+    settings.engine_timeout = connect_migrator_docker::settings::Span(1);
+    let subject = Subject::new(&settings, &rig.world, &cx).unwrap();
+    let started: Vec<undo::Undo> =
+        records(&host).into_iter().filter(|record| matches!(record, undo::Undo::Started { .. })).collect();
+    let undo::Undo::Started { id, .. } = &started[0] else { panic!("the start is written down") };
+    // The engine that is alive here would start it again, as the policy says, and the unit is still masked.
+    let undone = undo::roll_back(&subject, &cx, started.clone()).await.unwrap();
+    println!("{undone:#?}");
+    assert_eq!(processes::of_container(&rig.world.proc, id), []);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", rig.port)).is_err());
+}
