@@ -26,6 +26,10 @@ pub struct Artifacts {
     pub hostile: PathBuf,
     /// The bench of rebuilding content.
     pub rebuild_bench: PathBuf,
+    /// Follows a migration's state in the guest.
+    pub watcher: PathBuf,
+    /// Measures the time without service in the guest.
+    pub prober: PathBuf,
 }
 
 /// Something could not be built.
@@ -83,6 +87,10 @@ pub fn build() -> Result<Artifacts, BuildError> {
     let mut example = cargo();
     example.args(["build", "--release", "--locked", "--package", "connect-migrator-connect-api", "--example", "rebuild-bench"]);
     run("build the rebuild bench", &mut example)?;
+    let mut tools = cargo();
+    tools.args(["build", "--release", "--locked", "--package", "connect-migrator-scenarios"]);
+    tools.args(["--bin", "state-watcher", "--bin", "window-prober"]);
+    run("build the tools for the machine", &mut tools)?;
 
     let out = target().join("packages");
     std::fs::create_dir_all(&out).map_err(|error| BuildError(format!("could not make {}: {error}", out.display())))?;
@@ -104,6 +112,8 @@ pub fn build() -> Result<Artifacts, BuildError> {
         image_scripts: scripts,
         hostile: release.join("libconnect_migrator_hostile.so"),
         rebuild_bench: release.join("examples/rebuild-bench"),
+        watcher: release.join("state-watcher"),
+        prober: release.join("window-prober"),
     })
 }
 

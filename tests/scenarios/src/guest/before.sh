@@ -2,21 +2,32 @@
 # Prints what must be the same again after a rollback: one line an entry, sorted. $1: `all`, or `kept` for what a migration may
 # never change, also when it is committed.
 set -euo pipefail
-digest() { # files and links below $1, with owners and modes
+export LC_ALL=C
+entries() { # everything below $1 with type, mode and owner; what is in files and links
 	[ -e "$1" ] || return 0
-	find "$1" "${@:2}" \( -type f -o -type l \) -printf '%p\0' | sort -z | while IFS= read -r -d '' path; do
-		if [ -L "$path" ]; then sum="-> $(readlink "$path")"; else sum=$(sha256sum <"$path"); fi
-		printf '%s %s %s\n' "$(stat -c '%a %u:%g' "$path")" "$path" "$sum"
-	done
+	{
+		find "$@" \( -type f -printf '%m %U:%G %p\n' -o -type l -printf 'link %p -> %l\n' -o -printf '%y %m %U:%G %p\n' \)
+		find "$@" -type f -print0 | xargs -0r sha256sum
+	} | sort
 }
-digest /etc/rstudio-connect
-digest /etc/default/rstudio-connect
-digest /var/lib/rstudio-connect
-# The stand-in's own heartbeat, locks and logs change by themselves.
-digest /mnt/connect/data -not -path '*/.standin*' -not -path '*/.connect-migrator*' -not -path '*/metrics/*' -not -path '*/jobs/*' \
-	$([ "${1:-all}" = kept ] && echo "-not -path */packrat/* -not -path */python-environments/* -not -path */R/*")
-[ "${1:-all}" = kept ] && exit 0
-digest /etc/nginx
-digest /etc/systemd/system -name 'rstudio-connect*'
+# The stand-in's own heartbeats and locks, and what every server writes while it serves, change by themselves.
+living=(-not -path '*/.standin*' -not -path '*/metrics*' -not -path '*/jobs*')
+caches=(-not -path '*/packrat*' -not -path '*/python-environments*' -not -path '*/R' -not -path '*/R/*')
+entries /etc/rstudio-connect
+entries /etc/default/rstudio-connect
+entries /opt/rstudio-connect
+entries /var/lib/rstudio-connect
+# What the database holds; tasks and heartbeats come and go.
+cd /
+for table in settings users api_keys content bundles; do
+	echo "select '$table', count(*), md5(string_agg(t::text, '|' order by t::text)) from $table t;"
+done | runuser -u postgres -- psql -qAt connect
+if [ "${1:-all}" = kept ]; then
+	entries /mnt/connect/data -not -path '*/.connect-migrator*' "${living[@]}" "${caches[@]}"
+	exit 0
+fi
+entries /mnt/connect/data "${living[@]}"
+entries /etc/nginx
+entries /etc/systemd/system -name 'rstudio-connect*'
 printf 'unit %s %s\n' "$(systemctl is-active rstudio-connect)" "$(systemctl is-enabled rstudio-connect)"
-printf 'container %s\n' "$(docker ps -aq | wc -l)"
+printf 'containers %s\n' "$(docker ps -aq | wc -l)"

@@ -2,23 +2,28 @@
 # Turns a fresh Debian into a server on which Connect is installed and serves content through nginx: PostgreSQL, data on NFS,
 # images in a registry on loopback. Run once per image; scenarios start from the snapshot that follows.
 #
-# In /root/lab: rstudio-connect.deb, standin (the program), package/ (how images are built).
+# In /root/lab: rstudio-connect.deb, standin (the program), package/ (how images are built), before.sh, content.sh.
 set -euo pipefail
 lab=/root/lab
 version=2026.03.1
 address=10.0.2.15          # the machine's own address; PostgreSQL is reached over it from containers, too
-say() { printf '== %s\n' "$*"; }
+say() { printf '== %4d s: %s\n' "$SECONDS" "$*"; }
 
 say "names"
-grep -q connect.example.com /etc/hosts || echo "127.0.0.1 connect.example.com" >>/etc/hosts
+# Not the loopback address: a container must reach the same name, too.
+grep -q connect.example.com /etc/hosts || echo "$address connect.example.com" >>/etc/hosts
 
 say "PostgreSQL"
-conf=$(runuser -u postgres -- psql -Atc 'show config_file')
-hba=$(runuser -u postgres -- psql -Atc 'show hba_file')
+sql() { (cd / && runuser -u postgres -- psql -qAtc "$1"); }
+conf=$(sql 'show config_file')
+hba=$(sql 'show hba_file')
 grep -q '^listen_addresses' "$conf" || echo "listen_addresses = '*'" >>"$conf"
-grep -q '^host connect' "$hba" || printf 'host connect connect 10.0.2.0/24 scram-sha-256\nhost connect connect 172.16.0.0/12 scram-sha-256\nhost connect connect 127.0.0.1/32 scram-sha-256\n' >>"$hba"
+grep -q '^host connect' "$hba" || for from in 10.0.2.0/24 172.16.0.0/12 127.0.0.1/32; do
+	echo "host connect connect $from scram-sha-256"
+done >>"$hba"
 systemctl restart postgresql
-runuser -u postgres -- psql -qc "create user connect password 'lab-database-password'" -c 'create database connect owner connect'
+sql "create user connect password 'lab-database-password'"
+sql 'create database connect owner connect'
 
 say "NFS"
 mkdir -p /srv/nfs/connect /mnt/connect
@@ -30,6 +35,7 @@ cat >/etc/systemd/system/mnt-connect.mount <<EOF
 Description=Data of Connect
 After=nfs-server.service network-online.target
 Requires=nfs-server.service
+Before=remote-fs.target
 
 [Mount]
 What=127.0.0.1:/srv/nfs/connect
@@ -38,20 +44,20 @@ Type=nfs4
 Options=vers=4.2,hard,lookupcache=pos
 
 [Install]
-WantedBy=multi-user.target
+WantedBy=remote-fs.target
 EOF
 systemctl daemon-reload
-systemctl enable --now mnt-connect.mount
+systemctl enable --now mnt-connect.mount 2>/dev/null
+systemctl enable remote-fs.target 2>/dev/null
 
 say "Connect"
 install -d /etc/rstudio-connect
-cat >/etc/default/rstudio-connect <<EOF
-CONNECT_SERVER_SENDEREMAIL=connect@example.com
-EOF
-# The package starts the service at once, as the product's does; without a configuration of ours it only gets in the way.
+# The package starts the service at once, as the product's does; without a licence it only gets in the way.
 dpkg -i $lab/rstudio-connect.deb >/dev/null
 systemctl stop rstudio-connect
+systemctl reset-failed rstudio-connect 2>/dev/null || true
 rm -rf /var/lib/rstudio-connect/*
+echo 'CONNECT_SERVER_SENDEREMAIL=connect@example.com' >/etc/default/rstudio-connect
 tool=/opt/rstudio-connect/bin/standin
 $tool interpreters --r 4.5.2 --python 3.12.13 --quarto 1.8.24 >/dev/null
 cat >/etc/rstudio-connect/rstudio-connect.gcfg <<EOF
@@ -97,18 +103,28 @@ install -m 600 /dev/stdin /var/lib/rstudio-connect/lab.lic <<<"lab licence"
 mkdir -p /mnt/connect/data
 install -d -m 700 $lab/keys
 for who in admin publisher expired; do
-	install -m 600 /dev/stdin $lab/keys/$who <<<"$who-$(head -c 12 /dev/urandom | od -An -tx1 | tr -d ' \n')"
+	key=$who-$(head -c 12 /dev/urandom | od -An -tx1 | tr -d ' \n')
+	install -m 600 /dev/stdin $lab/keys/$who <<<"$key"
+	# For curl: on its command line everybody could read the key.
+	install -m 600 /dev/stdin $lab/keys/$who.header <<<"Authorization: Key $key"
 done
-cat >/opt/rstudio-connect/standin.toml <<EOF
-build-ms = 100
-EOF
+echo 'build-ms = 100' >/opt/rstudio-connect/standin.toml
+serves() {
+	for _ in $(seq 300); do
+		curl -fs -o /dev/null "$1/__ping__" && return
+		sleep 0.2
+	done
+	echo "$1 does not answer" >&2
+	systemctl status --no-pager --lines 20 rstudio-connect >&2
+	return 1
+}
 systemctl start rstudio-connect
-for _ in $(seq 300); do curl -fs http://127.0.0.1:3939/__ping__ >/dev/null && break; sleep 0.2; done
-curl -fsS http://127.0.0.1:3939/__ping__ >/dev/null
+serves http://127.0.0.1:3939
 systemctl stop rstudio-connect
 $tool seed --items 12 --admin-key-file $lab/keys/admin --publisher-key-file $lab/keys/publisher \
 	--expired-key-file $lab/keys/expired >$lab/content.json
 systemctl start rstudio-connect
+serves http://127.0.0.1:3939
 
 say "nginx"
 rm -f /etc/nginx/sites-enabled/default
@@ -141,18 +157,29 @@ nginx -tq
 systemctl restart nginx
 
 say "images"
-for _ in $(seq 100); do curl -fs http://127.0.0.1:5000/v2/ >/dev/null && break; sleep 0.2; done
-build="$lab/package/build-image.sh --binary $lab/standin --version $version"
+for _ in $(seq 100); do curl -fs -o /dev/null http://127.0.0.1:5000/v2/ && break; sleep 0.2; done
 repository=127.0.0.1:5000/posit/connect
-$build --set 'build-ms = 100' $repository:$version-ubuntu-24.04-std $repository:$version
-$build --set 'build-ms = 100' --set 'ping = "unavailable"' $repository:never-healthy
-$build --set 'build-ms = 100' --reports 2026.02.1 $repository:reports-other
-$build --set 'build-ms = 100' --set 'startup-ms = 20000' $repository:slow
-$lab/package/build-image.sh --binary $lab/standin --version 2026.02.1 $repository:2026.02.1-ubuntu-24.04-std
+$lab/package/build-image.sh --binary $lab/standin --set 'build-ms = 100' --version $version \
+	$repository:$version-ubuntu-24.04-std $repository:$version
+variant() { # tag, file below /opt/rstudio-connect, its content, more lines of a Dockerfile
+	local context
+	context=$(mktemp -d)
+	printf '%s\n' "$3" >"$context/file"
+	printf 'FROM %s\nCOPY file /opt/rstudio-connect/%s\n%s\n' "$repository:$version" "$2" "${4:-}" >"$context/Dockerfile"
+	DOCKER_BUILDKIT=0 docker build -q -t "$repository:$1" "$context" >/dev/null 2>&1
+	docker push -q "$repository:$1"
+	rm -rf "$context"
+}
+variant never-healthy standin.toml 'ping = "unavailable"'
+variant reports-other VERSION 2026.02.1
+variant slow standin.toml $'build-ms = 100\nstartup-ms = 20000'
+variant broken-layer broken-layer 'this layer will be gone'
+variant 2026.02.1-ubuntu-24.04-std VERSION 2026.02.1 \
+	'LABEL org.opencontainers.image.version=2026.02.1 co.posit.image.version=2026.02.1'
 docker image ls -q | sort -u | xargs -r docker image rm -f >/dev/null
 
-say "what was"
-for _ in $(seq 300); do curl -fs http://connect.example.com/__ping__ >/dev/null && break; sleep 0.2; done
-curl -fsS -H "Authorization: Key $(cat $lab/keys/admin)" http://connect.example.com/__api__/server_settings
-echo
+say "what is"
+serves http://connect.example.com
+for what in all kept; do bash $lab/before.sh $what >$lab/before.$what; done
+bash $lab/content.sh >$lab/before.content
 say ready

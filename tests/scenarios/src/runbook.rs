@@ -1,0 +1,99 @@
+//! The runbook of the lab.
+
+use crate::artifacts::CONNECT_VERSION;
+
+/// The repository of the lab's images.
+pub const REPOSITORY: &str = "127.0.0.1:5000/posit/connect";
+
+/// A runbook with the five steps that move a server whose database and data need not move. A scenario replaces parts of it.
+#[derive(Debug, Clone)]
+pub struct Runbook {
+    /// Lines before `[connect]`.
+    pub head: String,
+    /// The image.
+    pub image: String,
+    /// More settings of the container step, each beginning with a comma.
+    pub container: String,
+    /// Steps between the container and the caches.
+    pub after_container: String,
+    /// The site file.
+    pub site: String,
+    /// `soak`.
+    pub soak: String,
+    /// The credential of the key.
+    pub key: String,
+}
+
+impl Default for Runbook {
+    fn default() -> Self {
+        Runbook {
+            head: String::new(),
+            image: format!("{REPOSITORY}:{CONNECT_VERSION}-ubuntu-24.04-std"),
+            container: String::new(),
+            after_container: String::new(),
+            site: "/etc/nginx/sites-enabled/connect".into(),
+            soak: r#"{ for = "2s", then = "commit", every = "1s" }"#.into(),
+            key: "connect-api-key".into(),
+        }
+    }
+}
+
+impl Runbook {
+    /// With the image of this tag.
+    #[must_use]
+    pub fn tag(tag: &str) -> Self {
+        Runbook { image: format!("{REPOSITORY}:{tag}"), ..Runbook::default() }
+    }
+
+    /// With a soak that waits for the operator.
+    #[must_use]
+    pub fn that_waits() -> Self {
+        Runbook { soak: r#"{ for = "1s", then = "wait", every = "1s" }"#.into(), ..Runbook::default() }
+    }
+
+    /// With more settings of the container step.
+    #[must_use]
+    pub fn container(mut self, settings: &str) -> Self {
+        self.container = settings.into();
+        self
+    }
+
+    /// As it stands in the file.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Runbook { head, image, container, after_container, site, soak, key } = self;
+        // Debian gives the group 999 of the images to others: the container keeps the host's numbers.
+        format!(
+            r#"version = 1
+soak = {soak}
+{head}
+[connect]
+url = "http://connect.example.com"
+api-key = {{ credential = "{key}" }}
+
+[[step]]
+id = "stop"
+uses = "systemd/stop"
+
+[[step]]
+id = "container"
+uses = "docker"
+with = {{ image = "{image}", publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
+{after_container}
+[[step]]
+id = "caches"
+uses = "connect-api/clear-caches"
+
+[[step]]
+id = "route"
+uses = "route-nginx"
+with = {{ site = "{site}", upstream = "127.0.0.1:3940" }}
+
+[[step]]
+id = "content"
+uses = "connect-api/rebuild"
+with = {{ parallelism = 4 }}
+"#
+        )
+    }
+}

@@ -1,0 +1,101 @@
+//! The daemon is killed, the power is cut: it goes on by itself and ends well.
+
+use super::{Scenario, one};
+use crate::ensure;
+use crate::lab::{Lab, MIGRATION_DEADLINE, Runbook, Tried};
+
+pub(super) const ALL: &[Scenario] = &[
+    one("killed with -9 in every phase, at every new call: it resumes by itself and ends moved", on_the_way),
+    one("killed with -9 at every call of a rollback: it resumes by itself and ends as before", on_the_way_back),
+    one("the power is cut while the container starts: it resumes after the boot and ends well", power_cut),
+];
+
+/// A product that crashes over and over is given up by systemd after 20 starts in 10 minutes; here every crash is ours.
+const NO_LIMIT: &str = "mkdir -p /run/systemd/system/connect-migrator@.service.d
+    printf '[Unit]\\nStartLimitIntervalSec=0\\n' >/run/systemd/system/connect-migrator@.service.d/lab.conf
+    systemctl daemon-reload";
+
+/// Starts the watcher that kills, in the background.
+fn kill(lab: &Lab, arguments: &str) -> Tried {
+    lab.must(NO_LIMIT)?;
+    lab.must(&format!(
+        "systemd-run --quiet --unit=lab-kill --property=StandardOutput=file:/root/lab/killed \
+         /root/lab/state-watcher kill {arguments}"
+    ))?;
+    Ok(())
+}
+
+/// What was killed; every one of `needed` must be among it.
+fn killed(lab: &Lab, needed: &[&str]) -> Tried<Vec<String>> {
+    let killed: Vec<String> = lab.ask("cat /root/lab/killed")?.lines().map(str::to_owned).collect();
+    for need in needed {
+        ensure!(killed.iter().any(|kill| kill == need), "not killed at `{need}`; killed at {killed:?}");
+    }
+    Ok(killed)
+}
+
+fn on_the_way(lab: &Lab) -> Tried {
+    // At once, so that the call may not have begun; and a while later, in the midst of it.
+    kill(lab, "--after-ms 0,60,300")?;
+    // The first start fails: its daemon is killed before it is ready.
+    lab.start_migration()?;
+    let end = lab.assert_good_end()?;
+    let killed = killed(
+        lab,
+        &[
+            "started",
+            "check stop",
+            "prepare container",
+            "enter-window route",
+            "apply stop",
+            "apply container",
+            "apply caches",
+            "apply route",
+            "verify container",
+            "soak-started",
+            "commit-decided",
+        ],
+    )?;
+    ensure!(end == "committed", "after {} kills it ended {end}", killed.len());
+    lab.must("! systemctl is-active -q connect-migrator@prod")?;
+    Ok(())
+}
+
+fn on_the_way_back(lab: &Lab) -> Tried {
+    lab.write_runbook(&Runbook::that_waits().text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_soak()?;
+    kill(lab, "--only rollback,probe --after-ms 0,60,300")?;
+    lab.must("connect-migrator rollback prod --yes --no-wait")?;
+    let end = lab.assert_good_end()?;
+    ensure!(end == "rolled-back", "it ended {end}");
+    killed(
+        lab,
+        &[
+            "rollback-decided",
+            "rollback route apply",
+            "rollback caches apply",
+            "rollback container apply",
+            "rollback stop apply",
+            "rollback route enter-window",
+        ],
+    )?;
+    Ok(())
+}
+
+fn power_cut(lab: &Lab) -> Tried {
+    lab.write_runbook(&Runbook::tag("slow").text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.machine.wait_for(
+        "the container to be started",
+        MIGRATION_DEADLINE,
+        "docker ps -q --filter name=connect-prod | grep -q .",
+    )?;
+    lab.machine.power_cut()?;
+    let state = lab.machine.boot()?;
+    ensure!(matches!(state.as_str(), "running" | "degraded"), "the machine came up {state}");
+    lab.assert_good_end()?;
+    let left = lab.ask("systemctl is-enabled connect-migrator@prod")?;
+    ensure!(left == "disabled", "the unit was armed for the time of the migration and stays {left}");
+    Ok(())
+}
