@@ -308,8 +308,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
         let key = Key::of(["1"]);
-        let first =
-            cache.entry("image", &key, |at| Ok(std::fs::write(at.join("disk"), "x").unwrap())).unwrap();
+        let first = cache
+            .entry("image", &key, |at| {
+                std::fs::write(at.join("disk"), "x").unwrap();
+                Ok(())
+            })
+            .unwrap();
         let second = cache.entry("image", &key, |_| Err(Error::SelfTest("built again".into()))).unwrap();
         assert_eq!(first, second);
         assert_eq!(std::fs::read_to_string(second.join("disk")).unwrap(), "x");
