@@ -1,12 +1,46 @@
-//! What is measured, as a table: never more than one thing at a time.
+//! What is measured, as tables: one thing at a time, on a machine of its own or on this host.
+
+mod rebuild;
+mod window;
 
 use crate::artifacts::Artifacts;
-use crate::lab::Tried;
+use crate::lab::{self, Lab, Tried};
+use connect_migrator_rig::Suite;
 
 /// Runs all benches and prints their figures.
 ///
 /// # Errors
-/// When one cannot be run.
-pub fn run(_artifacts: &Artifacts) -> Tried {
-    Ok(())
+/// When one cannot be run, or a figure is worse than it may be.
+pub fn run(artifacts: &Artifacts) -> Tried {
+    let suite = Suite::best_for_host()?.suite;
+    let lab = Lab::fresh(&lab::installed(suite, artifacts)?, artifacts)?;
+    println!("\nOn a machine ({suite}):");
+    let measured = window::run(&lab).map_err(|error| match lab.story() {
+        Ok(story) => format!("{error}\n{story}").into(),
+        Err(_) => error,
+    });
+    drop(lab);
+    println!("\nOn this host:");
+    let rebuilt = rebuild::run(artifacts);
+    measured.and(rebuilt)
+}
+
+/// The middle one.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Prints rows under their headings, in columns.
+fn table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let widths: Vec<usize> =
+        (0..columns).map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    for row in rows {
+        let line: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
+        println!("   {}", line.join("   ").trim_end());
+    }
 }

@@ -1,0 +1,140 @@
+//! The window of our migration beside that of the vendor's manual steps, and what the daemon itself costs.
+
+use super::{median, table};
+use crate::ensure;
+use crate::lab::{Lab, MIGRATION_DEADLINE, Runbook, Tried};
+use serde_json::Value;
+
+/// How often each is measured, in turn.
+const ROUNDS: usize = 3;
+/// How much longer our window may be than the vendor's: two intervals of the prober.
+const TOLERANCE_SECONDS: f64 = 0.02;
+/// How often a step host is started to measure it.
+const CALLS: u32 = 10;
+
+const VENDOR: &str = include_str!("../guest/vendor.sh");
+
+/// nginx tells which server answered.
+const TELL_UPSTREAM: &str =
+    r#"sed -i 's|^    location / {|    add_header X-Upstream "$upstream_addr";\n&|' /etc/nginx/sites-available/connect
+    nginx -tq && systemctl reload nginx"#;
+
+pub(super) fn run(lab: &Lab) -> Tried {
+    lab.machine.copy_to(&lab.artifacts.prober, "/root/lab/window-prober")?;
+    lab.machine.write_file("/root/lab/vendor.sh", VENDOR)?;
+    lab.must(TELL_UPSTREAM)?;
+    // The soak ends in a rollback, so that the next round finds the same machine.
+    let there_and_back = Runbook {
+        soak: r#"{ for = "1s", then = "rollback", every = "1s" }"#.into(),
+        ..Runbook::default()
+    };
+    lab.write_runbook(&there_and_back.text())?;
+    lab.must("bash /root/lab/vendor.sh prepare")?;
+
+    let mut rows = vec![vec!["round".into(), "connect-migrator".into(), "vendor's steps".into(), "ratio".into()]];
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
+        let mine = probed(lab, || {
+            ensure!(lab.start_migration()?, "it did not start");
+            lab.machine.wait_for(
+                "the new server to soak",
+                MIGRATION_DEADLINE,
+                "journalctl -q INSTANCE=prod --no-pager -o cat -n 200 | grep -q 'the soak begins'",
+            )?;
+            Ok(())
+        })?;
+        lab.wait_standing("rolled-back")?;
+        lab.must("journalctl --rotate -q; journalctl --vacuum-time=1s -q 2>/dev/null")?;
+        let vendor = probed(lab, || lab.must("bash /root/lab/vendor.sh move").map(drop))?;
+        lab.must("bash /root/lab/vendor.sh undo")?;
+        rows.push(vec![round.to_string(), seconds(mine), seconds(vendor), format!("{:.2}", mine / vendor)]);
+        ours.push(mine);
+        theirs.push(vendor);
+        ratios.push(mine / vendor);
+    }
+    let (mine, vendor) = (median(&ours), median(&theirs));
+    rows.push(vec!["median".into(), seconds(mine), seconds(vendor), format!("{:.2}", median(&ratios))]);
+    println!("   The window, seen through nginx every 10 ms");
+    table(&rows);
+    println!();
+    at_rest(lab)?;
+    lab.assert_never_two()?;
+    ensure!(
+        mine <= vendor + TOLERANCE_SECONDS,
+        "the window of {mine:.2} s is longer than the {vendor:.2} s of the vendor's steps"
+    );
+    Ok(())
+}
+
+fn seconds(value: f64) -> String {
+    format!("{value:.2} s")
+}
+
+/// How long users were not served while this was done.
+fn probed(lab: &Lab, work: impl FnOnce() -> Tried) -> Tried<f64> {
+    lab.must(
+        "rm -f /root/lab/probed-enough; systemd-run --quiet --unit=lab-probe --collect \
+         --property=StandardOutput=truncate:/root/lab/probed /root/lab/window-prober --until /root/lab/probed-enough; sleep 1",
+    )?;
+    let done = work();
+    // Some good answers from the new server belong to it.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let text = lab.must(
+        "touch /root/lab/probed-enough; while systemctl is-active -q lab-probe; do sleep 0.1; done; cat /root/lab/probed",
+    )?;
+    done?;
+    let probed: Value = serde_json::from_str(&text)?;
+    let word = |key: &str| probed.get(key).and_then(Value::as_str).unwrap_or_default();
+    ensure!(
+        word("from").ends_with(":3939") && word("to").ends_with(":3940"),
+        "the prober did not see a move from the old server to the new one: {probed}"
+    );
+    probed.get("seconds").and_then(Value::as_f64).ok_or_else(|| format!("no figure: {probed}").into())
+}
+
+/// What the daemon costs while nothing is to be done.
+fn at_rest(lab: &Lab) -> Tried {
+    lab.write_runbook(&Runbook::that_waits().text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_soak()?;
+    lab.must("systemctl stop connect-migrator@prod")?;
+    let began = std::time::Instant::now();
+    ensure!(lab.start_migration()?, "it did not go on");
+    let start = began.elapsed().as_secs_f64();
+    lab.wait_soak()?;
+    let timing = lab.ask(
+        "systemctl show connect-migrator@prod -P ExecMainStartTimestampMonotonic -P ActiveEnterTimestampMonotonic",
+    )?;
+    let stamps: Vec<f64> = timing.lines().filter_map(|line| line.parse().ok()).collect();
+    let ready = match stamps.as_slice() {
+        [began, ready] => (ready - began) / 1e6,
+        _ => return Err(format!("systemd tells no times: {timing:?}").into()),
+    };
+    let memory = lab.ask(
+        "awk '/VmRSS|RssAnon/ { print $2 }' /proc/$(systemctl show -P MainPID connect-migrator@prod)/status",
+    )?;
+    let memory: Vec<f64> = memory.lines().filter_map(|line| line.parse().ok()).collect();
+    let (rss, anonymous) = match memory.as_slice() {
+        [rss, anonymous] => (rss / 1024.0, anonymous / 1024.0),
+        _ => return Err(format!("the daemon's memory is not known: {memory:?}").into()),
+    };
+    let calls: f64 = lab
+        .ask(&format!(
+            "t0=$(date +%s%N); for i in $(seq {CALLS}); do connect-migrator status prod --json >/dev/null; done; \
+             t1=$(date +%s%N); echo $(( (t1 - t0) / {CALLS} ))"
+        ))?
+        .parse()?;
+    let verify = lab.ask(
+        "connect-migrator status prod --json | jq '[.steps[].calls[] | select(.op == \"verify\" and .seconds != null) | .seconds] | min'",
+    )?;
+    let verify: f64 = verify.parse().unwrap_or(f64::NAN);
+    table(&[
+        vec!["the daemon at rest, resident memory".into(), format!("{rss:.1} MiB, of it its own {anonymous:.1} MiB")],
+        vec!["from its start until it is ready, state recovered".into(), format!("{:.0} ms", ready * 1e3)],
+        vec!["`systemctl start` of a parked migration".into(), format!("{:.0} ms", start * 1e3)],
+        vec!["`connect-migrator status`, start to end".into(), format!("{:.0} ms", calls / 1e6)],
+        vec!["a step's call: host started, plugin loaded, called".into(), format!("{:.0} ms (the shortest verify)", verify * 1e3)],
+    ]);
+    lab.must("connect-migrator rollback prod --yes")?;
+    lab.wait_standing("rolled-back").map(drop)
+}
