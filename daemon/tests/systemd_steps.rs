@@ -1,5 +1,13 @@
 //! The built-in steps, on a private bus with a double of systemd.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what goes wrong here is a failed test"
+)]
+
 mod systemd_double;
 
 use connect_migrator::systemd::steps::{Span, Start, Stop, start, stop};
@@ -114,8 +122,9 @@ async fn the_check_of_a_serving_connect_finds_no_blocker_and_changes_nothing() {
 #[tokio::test]
 async fn each_broken_prerequisite_is_a_blocker_of_its_own_with_a_remedy() {
     type Break = fn(&mut Unit);
-    let cases: [(&str, Break); 7] = [
+    let cases: [(&str, Break); 8] = [
         ("unit-masked", |unit| (unit.mask_on_disk, unit.mask_loaded) = (true, true)),
+        ("unit-masked", |unit| unit.mask_on_disk = true),
         ("unit-not-found", |unit| unit.loaded = false),
         ("unit-is-alias", |unit| unit.id = "posit-connect.service".into()),
         ("unit-not-active", |unit| unit.active = "failed".into()),
@@ -206,6 +215,17 @@ async fn apply_goes_on_after_a_crash_between_stop_and_mask() {
     scene.machine.world(|world| world.carry_out(UNIT, "StopUnit"));
     assert_eq!(scene.apply().await.unwrap().done, Done::Changed);
     assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
+}
+
+#[tokio::test]
+async fn the_way_back_sees_a_mask_that_a_crash_left_on_the_disk_or_in_memory() {
+    for (on_disk, loaded) in [(true, false), (false, true)] {
+        let scene = Scene::new().await;
+        scene.apply().await.unwrap();
+        scene.machine.unit(|unit| (unit.mask_on_disk, unit.mask_loaded) = (on_disk, loaded));
+        scene.rollback().await.unwrap();
+        assert!(scene.serves_as_before(), "on disk {on_disk}, in memory {loaded}");
+    }
 }
 
 #[tokio::test]

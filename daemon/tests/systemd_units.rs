@@ -1,5 +1,13 @@
 //! Units, on a private bus with a double of systemd.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what goes wrong here is a failed test"
+)]
+
 mod systemd_double;
 
 use connect_migrator::systemd::cgroup::Cgroups;

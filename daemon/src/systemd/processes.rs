@@ -79,18 +79,25 @@ impl Processes {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn on_host_running_from(&self, dir: &Path) -> io::Result<Vec<Process>> {
-        self.matching(|exe, contained| !contained && exe.starts_with(dir))
+        self.matching(|exe, place| {
+            !place.other_namespace && !place.in_container_group() && exe.starts_with(dir)
+        })
     }
 
-    /// Connects that live in containers on this machine.
+    /// Connects that live in containers on this machine. What the unit `source` of this machine runs in namespaces of its own,
+    /// such as content in a sandbox, is none.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub fn connects_in_containers(&self) -> io::Result<Vec<Process>> {
-        self.matching(|exe, contained| contained && exe.ends_with(CONNECT_IN_IMAGE))
+    pub fn connects_in_containers(&self, source: &str) -> io::Result<Vec<Process>> {
+        self.matching(|exe, place| {
+            (place.other_namespace || place.in_container_group())
+                && exe.ends_with(CONNECT_IN_IMAGE)
+                && !place.groups.split(['/', '\n']).any(|part| part == source)
+        })
     }
 
-    fn matching(&self, wanted: impl Fn(&Path, bool) -> bool) -> io::Result<Vec<Process>> {
+    fn matching(&self, wanted: impl Fn(&Path, &Place) -> bool) -> io::Result<Vec<Process>> {
         let ours = std::fs::read_link(self.proc_dir.join("self/ns/pid"))?;
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.proc_dir)? {
@@ -101,8 +108,8 @@ impl Processes {
             // A process may end while it is looked at; a kernel thread has no program.
             let Ok(exe) = std::fs::read_link(dir.join("exe")) else { continue };
             let Ok(theirs) = std::fs::read_link(dir.join("ns/pid")) else { continue };
-            let contained = theirs != ours || in_container_group(&dir);
-            if wanted(&without_deleted(exe), contained) {
+            let groups = std::fs::read_to_string(dir.join("cgroup")).unwrap_or_default();
+            if wanted(&without_deleted(exe), &Place { other_namespace: theirs != ours, groups }) {
                 found.push(self.get(pid));
             }
         }
@@ -119,12 +126,21 @@ fn without_deleted(exe: PathBuf) -> PathBuf {
     }
 }
 
-/// A container may share this machine's process ids; its control group still tells.
-fn in_container_group(dir: &Path) -> bool {
-    let groups = std::fs::read_to_string(dir.join("cgroup")).unwrap_or_default();
-    ["/docker-", "/docker/", "/libpod-", "/containerd-", "/crio-", "/machine.slice/", "/kubepods"]
-        .iter()
-        .any(|mark| groups.contains(mark))
+/// Where a process lives.
+struct Place {
+    /// Its process ids are others than this machine's.
+    other_namespace: bool,
+    /// Its control groups, as `/proc` shows them.
+    groups: String,
+}
+
+impl Place {
+    /// A container may share this machine's process ids; its control group still tells.
+    fn in_container_group(&self) -> bool {
+        ["/docker-", "/docker/", "/libpod-", "/containerd-", "/crio-", "/machine.slice/", "/kubepods"]
+            .iter()
+            .any(|mark| self.groups.contains(mark))
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +173,7 @@ mod tests {
     }
 
     const CONNECT: &str = "/opt/rstudio-connect/bin/connect";
+    const UNIT: &str = "rstudio-connect.service";
 
     #[test]
     fn a_connect_of_the_host_is_told_from_one_in_a_container() {
@@ -167,10 +184,11 @@ mod tests {
         machine.run(13, "/opt/rstudio-connect/bin/connect (deleted)", "pid:[1]", "/");
         machine.run(14, "/usr/bin/R", "pid:[1]", "/system.slice/rstudio-connect.service");
         machine.run(15, "/opt/rstudio-connect/binary", "pid:[1]", "/");
+        machine.run(16, CONNECT, "pid:[3]", "/system.slice/rstudio-connect.service/sandbox");
         let pids = |found: Vec<Process>| found.iter().map(|process| process.pid).collect::<Vec<_>>();
         let dir = Path::new("/opt/rstudio-connect/bin");
         assert_eq!(pids(machine.processes().on_host_running_from(dir).unwrap()), [10, 13]);
-        assert_eq!(pids(machine.processes().connects_in_containers().unwrap()), [11, 12]);
+        assert_eq!(pids(machine.processes().connects_in_containers(UNIT).unwrap()), [11, 12]);
     }
 
     #[test]

@@ -108,6 +108,10 @@ impl Units {
                 let interface = zbus::names::InterfaceName::try_from(SERVICE_INTERFACE)?;
                 all.extend(properties.get_all(interface).await?);
             }
+            // The property is what systemd has read; this is what lies on the disk. Units without a file have none.
+            if let Ok(state) = manager.get_unit_file_state(unit).await {
+                all.insert("UnitFileState".into(), OwnedVariant::from(zbus::Str::from(state)));
+            }
             Ok(all)
         };
         let all = self.ask(ANSWER_TIMEOUT_SECS, || format!("read the state of {unit}"), read).await?;

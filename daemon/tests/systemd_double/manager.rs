@@ -232,6 +232,14 @@ impl Manager {
         })
     }
 
+    async fn get_unit_file_state(&self, file: String) -> fdo::Result<String> {
+        let world = self.world.lock().unwrap();
+        match world.units.get(&file).filter(|unit| unit.loaded) {
+            Some(unit) => Ok(unit.file_state(true).into()),
+            None => Err(fdo::Error::FileNotFound(format!("Unit file {file} does not exist."))),
+        }
+    }
+
     async fn reload(&self) {
         let mut world = self.world.lock().unwrap();
         world.asked.push("Reload".into());
@@ -281,7 +289,7 @@ impl UnitObject {
     }
     #[zbus(property)]
     async fn unit_file_state(&self) -> String {
-        self.read(|unit| unit.file_state().into())
+        self.read(|unit| unit.file_state(false).into())
     }
     #[zbus(property)]
     async fn fragment_path(&self) -> String {

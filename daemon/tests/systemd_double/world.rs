@@ -66,8 +66,10 @@ impl Unit {
         }
     }
 
-    pub fn file_state(&self) -> &'static str {
-        match (self.loaded, self.mask_on_disk, self.enabled) {
+    /// What lies on the disk, or what systemd has read of it.
+    pub fn file_state(&self, on_disk: bool) -> &'static str {
+        let masked = if on_disk { self.mask_on_disk } else { self.mask_loaded };
+        match (self.loaded, masked, self.enabled) {
             (false, _, _) => "",
             (_, true, _) => "masked",
             (_, _, true) => "enabled",

@@ -35,9 +35,9 @@ impl Ground {
         Units::connect(self.bus.clone(), self.cgroups.clone()).await
     }
 
-    /// Connects in containers on this machine.
-    pub(super) fn connects_in_containers(&self) -> Result<Vec<Process>, StepError> {
-        self.processes.connects_in_containers().map_err(unreadable_processes)
+    /// Connects in containers on this machine; none of them is of the unit `source`.
+    pub(super) fn connects_in_containers(&self, source: &str) -> Result<Vec<Process>, StepError> {
+        self.processes.connects_in_containers(source).map_err(unreadable_processes)
     }
 
     /// What of the product still runs on this machine itself.

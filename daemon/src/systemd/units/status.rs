@@ -16,13 +16,13 @@ pub struct UnitStatus {
     pub unit: String,
     /// The unit's own name; another one if `unit` is an alias.
     pub id: String,
-    /// `loaded`, `not-found`, `masked`, `bad-setting`, `error`.
+    /// What systemd has in memory: `loaded`, `not-found`, `masked`, `bad-setting`, `error`.
     pub load_state: String,
     /// `active`, `reloading`, `inactive`, `failed`, `activating`, `deactivating`.
     pub active_state: String,
     /// Finer, by kind of unit: `running`, `dead`, `exited`, …
     pub sub_state: String,
-    /// `enabled`, `disabled`, `static`, `masked`, …
+    /// What lies on the disk: `enabled`, `disabled`, `static`, `masked`, …
     pub unit_file_state: String,
     /// The file that defines it.
     pub fragment_path: Option<PathBuf>,

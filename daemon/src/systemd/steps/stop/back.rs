@@ -67,7 +67,8 @@ async fn definition(units: &Units, before: &StopUndo) -> Result<Undone, StepErro
     let unit = before.unit.as_str();
     let mut undone = Undone { evidence: Vec::new(), left: Vec::new() };
     let mut now = units.status(unit).await?;
-    if now.unit_file_state == "masked" && !before.was_masked() {
+    // On the disk, or only in memory: a crash can lie between the two.
+    if (now.unit_file_state == "masked" || now.load_state == "masked") && !before.was_masked() {
         units.unmask(unit).await?;
         now = units.status(unit).await?;
         if now.load_state == "masked" {
@@ -98,7 +99,7 @@ async fn definition(units: &Units, before: &StopUndo) -> Result<Undone, StepErro
 async fn no_other_connect(ground: &Ground, cx: &Context, unit: &str) -> Result<(), StepError> {
     let deadline = Instant::now() + Duration::from_secs(OTHER_GONE_SECS);
     loop {
-        let others = ground.connects_in_containers()?;
+        let others = ground.connects_in_containers(unit)?;
         if others.is_empty() {
             return Ok(());
         }

@@ -36,7 +36,7 @@ pub async fn check(ground: &Ground, config: &StopConfig, cx: &Context) -> Result
             if error.remedy.is_empty() { "see `systemctl status dbus`".into() } else { error.remedy },
         )),
     }
-    let others = ground.connects_in_containers()?;
+    let others = ground.connects_in_containers(unit)?;
     if !others.is_empty() {
         findings.push(Finding::blocker(
             "another-connect-runs",
@@ -55,8 +55,8 @@ fn look(
 ) -> Result<(), StepError> {
     let unit = &status.unit;
     match status.load_state.as_str() {
-        "loaded" => {}
-        "masked" => {
+        "loaded" if status.unit_file_state != "masked" => {}
+        "loaded" | "masked" => {
             findings.push(Finding::blocker(
                 "unit-masked",
                 format!("{unit} is masked; was this Connect already migrated?"),
