@@ -121,11 +121,38 @@ async fn an_untrusted_file_is_refused_before_a_process_is_started_and_by_the_pro
     assert!(refused.contains("writable by") || refused.contains("belongs to"), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_built_in_plugin_runs_in_a_step_host_of_its_own_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let systemd = PluginRef::BuiltIn("systemd".into());
+    let steps = describe(&launcher(), &systemd).await.unwrap().steps;
+    assert_eq!(steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), ["stop", "start"]);
+    // The settings are read there; nothing of the machine is touched.
+    let wrong = invocation("stop", Op::Check, json!({"no-such-setting": 1}), folder.path());
+    let (result, _) = told(&launcher(), &systemd, wrong, TIMEOUT, CancellationToken::new()).await;
+    let text = result.unwrap_err().to_string();
+    assert!(text.contains("`with.no-such-setting`: unknown field"), "{text}");
+
+    let unknown = PluginRef::BuiltIn("launchd".into());
+    assert_eq!(
+        describe(&launcher(), &unknown).await.unwrap_err().to_string(),
+        "the plugin launchd was not loaded: no plugin `launchd` is built in; install the connect-migrator that has it"
+    );
+}
+
 async fn refusal(plugin: &PluginRef) -> String {
     let refused = describe(&launcher(), plugin).await.unwrap_err();
     assert!(refused.outcome_is_known());
     let PluginRef::File(path) = plugin else { unreachable!() };
     refused.to_string().replace(&*path.parent().unwrap().to_string_lossy(), "<plugins>")
+}
+
+/// Unlike the clock, it does not count what else the machine does.
+fn cpu_of_children() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+    let micros =
+        [usage.user_time(), usage.system_time()].map(|time| time.tv_sec() * 1_000_000 + time.tv_usec());
+    Duration::from_micros(u64::try_from(micros.iter().sum::<i64>()).unwrap())
 }
 
 /// What a call costs; printed by `cargo test -p connect-migrator --test plugin_files -- --ignored --nocapture`.
@@ -136,6 +163,7 @@ async fn what_a_call_costs() {
     let (launcher, plugin) = (launcher(), honest());
     let folder = tempfile::tempdir().unwrap();
     let mut whole = Vec::new();
+    let before = cpu_of_children();
     for _ in 0..CALLS {
         let apply = invocation("noop", Op::Apply, json!(null), folder.path());
         let started = std::time::Instant::now();
@@ -143,6 +171,7 @@ async fn what_a_call_costs() {
         whole.push(started.elapsed());
         result.unwrap();
     }
+    let cpu = (cpu_of_children() - before) / u32::try_from(CALLS).unwrap();
     let mut bare = Vec::new();
     for _ in 0..CALLS {
         let started = std::time::Instant::now();
@@ -154,5 +183,6 @@ async fn what_a_call_costs() {
     }
     let (median, tenth) = (whole[CALLS / 2], whole[CALLS * 9 / 10]);
     println!("spawn, load, call and exit: median {median:?}, 90th percentile {tenth:?}, over {CALLS} calls");
+    println!("processor time of a step host: mean {cpu:?}");
     println!("spawn and exit of /bin/true: median {:?}", bare[CALLS / 2]);
 }

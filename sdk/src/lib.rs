@@ -41,6 +41,17 @@
 //! ```
 //!
 //! The order of calls, and what each may do, stands at [`Step`].
+//!
+//! # From a crate to an installed plugin
+//!
+//! * `Cargo.toml`: `crate-type = ["cdylib", "rlib"]` (the second for the crate's own tests), and `panic = "unwind"`, which is
+//!   the default: a panic then is a failed step; with `abort` it is a crashed one.
+//! * Install the library as `/usr/local/lib/connect-migrator/plugins/<plugin>.so` (packages: `/usr/lib/…`), owned by root and
+//!   writable by nobody else, as is every folder above it. Anything else is not loaded.
+//! * In the runbook: `uses = "<plugin>"` for the step of the plugin's own name, `uses = "<plugin>/<step>"` for others.
+//! * What a step writes with [`tracing`] reaches the journal from level INFO on; what it writes to stdout or stderr does too,
+//!   but that is for strays.
+//! * Other languages implement `include/connect_migrator_plugin.h`.
 #![deny(missing_docs)]
 
 pub mod boundary;
