@@ -211,6 +211,12 @@ async fn all_caches_are_deleted_on_the_new_server_under_the_public_name() {
     assert_eq!(again.done, Done::AlreadyDone);
     let verdict = ClearCaches::verify(&scene.settings, &scene.cx(Op::Verify)).await.unwrap();
     assert_eq!(verdict, Verdict::holds("no runtime caches"));
+    scene.double.knobs().key_dies_after = Some(0);
+    let verdict = ClearCaches::verify(&scene.settings, &scene.cx(Op::Verify)).await.unwrap();
+    assert!(matches!(verdict, Verdict::Holds { .. }), "a key that is taken back later breaks nothing");
+    scene.double.knobs().away = true;
+    let verdict = ClearCaches::verify(&scene.settings, &scene.cx(Op::Verify)).await.unwrap();
+    assert!(matches!(verdict, Verdict::Broken { .. }), "{verdict:?}");
 }
 
 #[tokio::test]
