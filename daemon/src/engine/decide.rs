@@ -127,8 +127,8 @@ fn cut_off(view: &View, last: &CallRecord) -> Next {
         checkpoint: last.checkpoint.clone(),
         undo: last.undo.clone(),
     };
-    let probes = view.tries(last.place, Op::Probe, Some(last.op));
-    let Some(probed) = probes.filter(|probe| probe.number > last.number).next_back() else { return probe(1) };
+    let mut probes = view.tries(last.place, Op::Probe, Some(last.op));
+    let Some(probed) = probes.rfind(|probe| probe.number > last.number) else { return probe(1) };
     let answer = match &probed.result {
         None => return probe(probed.attempt + 1),
         Some(CallResult::Failed(failure)) if failure.cancelled => return probe(probed.attempt + 1),

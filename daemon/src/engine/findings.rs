@@ -32,7 +32,7 @@ impl StepFindings {
             }
         };
         findings.retain(|finding: &Finding| {
-            finding.severity != Severity::Warning || !step.allow.iter().any(|key| *key == finding.key)
+            finding.severity != Severity::Warning || !step.allow.contains(&finding.key)
         });
         findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.key.cmp(&b.key)));
         StepFindings { step: step.id.clone(), findings }

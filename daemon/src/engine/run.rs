@@ -244,7 +244,7 @@ impl Engine {
     fn heed(&mut self, command: &Command, reply: Reply, running: Option<(Op, &CancellationToken)>) {
         let view = self.view();
         let interrupt = |word: &str| match running {
-            Some((op, cancel)) if matches!(op, Op::Check | Op::Prepare | Op::Verify | Op::Probe) => {
+            Some((Op::Check | Op::Prepare | Op::Verify | Op::Probe, cancel)) => {
                 cancel.cancel();
                 format!("{word} now")
             }

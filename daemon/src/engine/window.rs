@@ -58,10 +58,12 @@ pub fn windows(view: &View) -> Vec<Span> {
             (op, None) if opens(op, call.place) && spans.is_empty() => {
                 spans.push(Span { opened: call.started, closed: None });
             }
-            (Op::Verify, None) if open && role_at(call.place) == ends_with => {
-                if answered.is_some_and(|answer| super::decide::broken(answer).is_none()) {
-                    close(&mut spans, call.ended);
-                }
+            (Op::Verify, None)
+                if open
+                    && role_at(call.place) == ends_with
+                    && answered.is_some_and(|answer| super::decide::broken(answer).is_none()) =>
+            {
+                close(&mut spans, call.ended);
             }
             (Op::Rollback, Some(of)) => {
                 let disturbs =

@@ -4,7 +4,7 @@ mod assemble;
 mod pin;
 
 pub use assemble::{AssembleError, Assembled, Plugins, assemble};
-pub use pin::{PinError, pin_plugins, verify_pinned};
+pub use pin::{PinError, Pinned, pin_plugins, verify_pinned};
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// It could not be copied.
-    #[error("could not keep a copy of the plugin {from} as {to}: {why}; check that the disk is not full or read-only")]
+    #[error(
+        "could not keep a copy of the plugin {from} as {to}: {why}; check that the disk is not full or read-only"
+    )]
     Copy {
         /// The installed file.
         from: PathBuf,
@@ -37,14 +39,14 @@ pub enum PinError {
     },
 }
 
+/// Where plugins are now, and the digest of each that is a file; both by name.
+pub type Pinned = (BTreeMap<String, PluginRef>, BTreeMap<String, String>);
+
 /// Copies the plugins into `dir` and answers where they are now, with their digests. Done again, it does nothing.
 ///
 /// # Errors
 /// See [`PinError`].
-pub fn pin_plugins(
-    plugins: &BTreeMap<String, PluginRef>,
-    dir: &Path,
-) -> Result<(BTreeMap<String, PluginRef>, BTreeMap<String, String>), PinError> {
+pub fn pin_plugins(plugins: &BTreeMap<String, PluginRef>, dir: &Path) -> Result<Pinned, PinError> {
     let mut pinned = BTreeMap::new();
     let mut digests = BTreeMap::new();
     for (name, plugin) in plugins {
@@ -77,7 +79,10 @@ pub fn pin_plugins(
 ///
 /// # Errors
 /// See [`PinError`].
-pub fn verify_pinned(digests: &BTreeMap<String, String>, dir: &Path) -> Result<BTreeMap<String, PluginRef>, PinError> {
+pub fn verify_pinned(
+    digests: &BTreeMap<String, String>,
+    dir: &Path,
+) -> Result<BTreeMap<String, PluginRef>, PinError> {
     let mut plugins = BTreeMap::new();
     for (name, pinned) in digests {
         let path = dir.join(format!("{name}.so"));

@@ -131,7 +131,9 @@ impl Report {
     #[must_use]
     pub fn of(view: &View, now: Timestamp) -> Option<Self> {
         let record = view.started.as_ref()?;
-        let Event::Started { migration, instance, runbook_digest, outline, .. } = &record.event else { return None };
+        let Event::Started { migration, instance, runbook_digest, outline, .. } = &record.event else {
+            return None;
+        };
         let standing = match (&view.closed, &view.stop) {
             (Some((_, End::Committed)), _) => Standing::Committed,
             (Some((_, End::RolledBack { .. })), _) => Standing::RolledBack,
@@ -154,7 +156,10 @@ impl Report {
             phase: view.phase(),
             started: record.at,
             ended: view.closed.as_ref().map(|(at, _)| *at),
-            windows: windows(view).into_iter().map(|span| Window { span, seconds: span.seconds(until) }).collect(),
+            windows: windows(view)
+                .into_iter()
+                .map(|span| Window { span, seconds: span.seconds(until) })
+                .collect(),
             target: view.facts.get(Target::KEY).and_then(|fact| serde_json::from_value(fact.clone()).ok()),
             findings: findings(view),
             steps: steps.collect(),

@@ -28,12 +28,18 @@ impl Report {
             writeln!(out, "  window   {:.1} s from {}{open}", window.seconds, time(window.span.opened))?;
         }
         if let (Some(target), false) = (&self.target, self.standing == Standing::RolledBack) {
-            writeln!(out, "  server   Connect {} in {} container `{}`", target.version, target.engine, target.name)?;
+            writeln!(
+                out,
+                "  server   Connect {} in {} container `{}`",
+                target.version, target.engine, target.name
+            )?;
             writeln!(out, "  image    {}", target.image)?;
         }
         if let Some(cause) = &self.cause {
             match (&cause.step, cause.op) {
-                (Some(step), Some(op)) => writeln!(out, "\nRolled back because step `{step}` failed in {op}:")?,
+                (Some(step), Some(op)) => {
+                    writeln!(out, "\nRolled back because step `{step}` failed in {op}:")?
+                }
                 _ => writeln!(out, "\nRolled back because:")?,
             }
             writeln!(out, "  {}", cause.why)?;
@@ -41,7 +47,8 @@ impl Report {
                 writeln!(out, "  What to do: {}", cause.remedy)?;
             }
         }
-        let worth = |step: &&StepFindings| step.findings.iter().any(|finding| finding.severity != Severity::Ok);
+        let worth =
+            |step: &&StepFindings| step.findings.iter().any(|finding| finding.severity != Severity::Ok);
         if self.findings.iter().any(|step| worth(&step)) {
             writeln!(out, "\nFindings")?;
             write_findings(out, &self.findings, false)?;
@@ -62,9 +69,16 @@ impl Report {
         }
         for may in &self.may {
             let (command, what) = match may {
-                MayDo::Resume => (format!("systemctl start connect-migrator@{}", self.instance), "try again from here"),
-                MayDo::Rollback => (format!("connect-migrator rollback {}", self.instance), "go back to the host"),
-                MayDo::Commit => (format!("connect-migrator commit {}", self.instance), "end the soak, stay in the container"),
+                MayDo::Resume => {
+                    (format!("systemctl start connect-migrator@{}", self.instance), "try again from here")
+                }
+                MayDo::Rollback => {
+                    (format!("connect-migrator rollback {}", self.instance), "go back to the host")
+                }
+                MayDo::Commit => (
+                    format!("connect-migrator commit {}", self.instance),
+                    "end the soak, stay in the container",
+                ),
             };
             writeln!(out, "  {command:<45} {what}")?;
         }
@@ -74,10 +88,16 @@ impl Report {
     fn headline(&self) -> String {
         match self.standing {
             Standing::Running => format!("running, in {}", self.phase.name()),
-            Standing::Parked => format!("parked in {}; `systemctl start connect-migrator@{}` goes on", self.phase.name(), self.instance),
+            Standing::Parked => format!(
+                "parked in {}; `systemctl start connect-migrator@{}` goes on",
+                self.phase.name(),
+                self.instance
+            ),
             Standing::Waiting => format!("waits for you, in {}", self.phase.name()),
             Standing::Committed => "committed, Connect lives in the container".into(),
-            Standing::RolledBack if self.left.is_empty() => "rolled back, Connect is on the host as before".into(),
+            Standing::RolledBack if self.left.is_empty() => {
+                "rolled back, Connect is on the host as before".into()
+            }
             Standing::RolledBack => "rolled back, but not everything could be put back".into(),
             Standing::Blocked => "blocked by its checks, nothing was touched".into(),
         }
@@ -111,8 +131,7 @@ pub fn write_findings(out: &mut impl Write, findings: &[StepFindings], all: bool
 
 fn write_step(out: &mut String, step: &StepReport, width: usize) -> std::fmt::Result {
     let shown = step.calls.iter().filter(|call| {
-        !matches!(call.op, Op::Check | Op::Plan | Op::Probe | Op::Verify)
-            && call.ended != Ended::AlreadyDone
+        !matches!(call.op, Op::Check | Op::Plan | Op::Probe | Op::Verify) && call.ended != Ended::AlreadyDone
             || call.ended == Ended::Failed
             || call.op == Op::Apply
     });
@@ -125,14 +144,15 @@ fn write_step(out: &mut String, step: &StepReport, width: usize) -> std::fmt::Re
             Ended::Unknown => '?',
         };
         let of = call.of.map(|of| format!(" of {of}")).unwrap_or_default();
-        let seconds = call.seconds.map_or_else(|| "cut off or running".into(), |seconds| format!("{seconds:.1} s"));
+        let seconds =
+            call.seconds.map_or_else(|| "cut off or running".into(), |seconds| format!("{seconds:.1} s"));
         writeln!(out, "{sign} {:<width$}  {}{of} ({seconds})", step.id, call.op)?;
         for line in &call.evidence {
             writeln!(out, "  {:width$}  {}", "", indent(line, width + 4))?;
         }
     }
     if none {
-        writeln!(out, "  {:<width$}  {}", step.id, "nothing was changed")?;
+        writeln!(out, "  {:<width$}  nothing was changed", step.id)?;
     }
     Ok(())
 }
