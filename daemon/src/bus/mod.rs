@@ -79,7 +79,9 @@ impl Migration {
         };
         match tokio::time::timeout(Duration::from_secs(COMMAND_TIMEOUT_SECS), asked).await {
             Ok(answer) => answer.map_err(fdo::Error::Failed),
-            Err(_) => Err(fdo::Error::TimedOut("the engine did not take the command in time; see the journal".into())),
+            Err(_) => Err(fdo::Error::TimedOut(
+                "the engine did not take the command in time; see the journal".into(),
+            )),
         }
     }
 }

@@ -24,7 +24,11 @@ pub(super) async fn run(instance: &Instance, json: bool, all: bool) -> Exit {
         let mut text = String::new();
         let _ = write_findings(&mut text, &findings, all);
         let count = |severity| {
-            findings.iter().flat_map(|step| &step.findings).filter(|finding| finding.severity == severity).count()
+            findings
+                .iter()
+                .flat_map(|step| &step.findings)
+                .filter(|finding| finding.severity == severity)
+                .count()
         };
         let (blockers, warnings, good) =
             (count(Severity::Blocker), count(Severity::Warning), count(Severity::Ok));

@@ -23,7 +23,9 @@ pub(super) async fn rollback(instance: &Instance, yes: bool, wait: bool) -> Exit
         Some(Decision::Rollback { .. }) => Ok(None),
         None => {
             let why = "an operator asked for it".into();
-            Ok(Some(Event::RollbackDecided { cause: Cause { step: None, op: None, why, remedy: String::new() } }))
+            Ok(Some(Event::RollbackDecided {
+                cause: Cause { step: None, op: None, why, remedy: String::new() },
+            }))
         }
     })
     .await
@@ -52,7 +54,8 @@ async fn decide(
     let view = match status::view(instance) {
         Ok(Some(view)) if view.is_open() => view,
         Ok(_) => {
-            let error = format!("no migration of `{}` is open; see `connect-migrator status {0}`", instance.name());
+            let error =
+                format!("no migration of `{}` is open; see `connect-migrator status {0}`", instance.name());
             return Exit::Failed.because(&error);
         }
         Err(exit) => return exit,
@@ -83,7 +86,8 @@ async fn decide_alone(
 ) -> Result<(), Exit> {
     {
         let _lock = InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::Busy.because(&error))?;
-        let store = SqliteStore::open(&instance.state_path()).map_err(|error| Exit::Unusable.because(&error))?;
+        let store =
+            SqliteStore::open(&instance.state_path()).map_err(|error| Exit::Unusable.because(&error))?;
         let records = store.load().map_err(|error| Exit::Unusable.because(&error))?;
         match decision(&View::of(&records)) {
             Ok(Some(event)) => drop(store.append(&event).map_err(|error| Exit::Unusable.because(&error))?),

@@ -4,8 +4,8 @@ mod check;
 mod control;
 mod exit;
 mod plan;
-mod survey;
 mod status;
+mod survey;
 
 pub use exit::Exit;
 

@@ -1,7 +1,7 @@
 //! Calls every step of a runbook that is not being run: what `check` and `plan` have in common.
 
 use super::Exit;
-use crate::engine::{Caller, NoteTaker, Note, Observer};
+use crate::engine::{Caller, Note, NoteTaker, Observer};
 use crate::host::ChildLauncher;
 use crate::instance::{self, Assembled, Instance, Plugins};
 use crate::runbook::Runbook;

@@ -5,5 +5,7 @@ use connect_migrator_sdk::Plugin;
 
 /// The built-in plugin of this name.
 pub(super) fn find(name: &str) -> Option<Plugin> {
-    [connect_migrator_sdk::plugin_of!(name = "systemd", Stop, Start)].into_iter().find(|plugin| plugin.name() == name)
+    [connect_migrator_sdk::plugin_of!(name = "systemd", Stop, Start)]
+        .into_iter()
+        .find(|plugin| plugin.name() == name)
 }

@@ -55,10 +55,12 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<(Engine, Ins
         LockError::Held(_) => (Exit::Busy, error.to_string()),
         LockError::Io(..) => unusable(&error),
     })?;
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?);
+    let store: Arc<dyn Store> =
+        Arc::new(SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?);
     let launcher = Arc::new(ChildLauncher::default());
-    let Recovered { plan, begins } =
-        recover::recover(instance, store.as_ref(), launcher.as_ref()).await.map_err(|error| unusable(&error))?;
+    let Recovered { plan, begins } = recover::recover(instance, store.as_ref(), launcher.as_ref())
+        .await
+        .map_err(|error| unusable(&error))?;
     teller.outline(&plan.outline());
     let engine = Engine::new(
         plan,
@@ -80,12 +82,15 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
     let bus = match Bus::serve(instance, send.clone(), Arc::clone(teller)).await {
         Ok(bus) => Some(bus),
         Err(error) => {
-            teller.failed(&format!("{error}; the run goes on, but `connect-migrator rollback` and `commit` must wait"));
+            teller.failed(&format!(
+                "{error}; the run goes on, but `connect-migrator rollback` and `commit` must wait"
+            ));
             None
         }
     };
     if let Err(error) = park_on_signals(send) {
-        teller.failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
+        teller
+            .failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
     }
     recover::arm(instance, true).await;
     if engine.view().calls.iter().any(|call| call.op != Op::Check) {

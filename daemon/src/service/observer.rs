@@ -147,7 +147,8 @@ struct Told {
 
 /// The words for an event. `None`: nothing that people need.
 fn told(event: &Event, view: &View) -> Option<Told> {
-    let tell = |priority, message: String| Some(Told { priority, step: None, status: None, message: Some(message) });
+    let tell =
+        |priority, message: String| Some(Told { priority, step: None, status: None, message: Some(message) });
     match event {
         Event::Started { migration, .. } => tell(Priority::Notice, format!("migration {migration} begins")),
         Event::Intent { step, op, of, attempt, .. } => {
@@ -167,7 +168,8 @@ fn told(event: &Event, view: &View) -> Option<Told> {
             tell(Priority::Notice, format!("the new server serves; the soak begins.{window}"))
         }
         Event::RollbackDecided { cause } => {
-            let step = cause.step.as_ref().map(|step| format!(" because step `{step}` failed")).unwrap_or_default();
+            let step =
+                cause.step.as_ref().map(|step| format!(" because step `{step}` failed")).unwrap_or_default();
             let remedy = if cause.remedy.is_empty() { String::new() } else { format!("; {}", cause.remedy) };
             tell(Priority::Warning, format!("rolls back{step}: {}{remedy}", cause.why))
         }
@@ -191,7 +193,10 @@ fn closed(end: &End, view: &View) -> Option<Told> {
             let mut text = "blocked by its checks; nothing was touched".to_owned();
             for StepFindings { step, findings } in findings(view) {
                 for finding in findings.iter().filter(|finding| finding.severity == Severity::Blocker) {
-                    text.push_str(&format!("\n{step}: {} [{}]\n  what to do: {}", finding.text, finding.key, finding.remedy));
+                    text.push_str(&format!(
+                        "\n{step}: {} [{}]\n  what to do: {}",
+                        finding.text, finding.key, finding.remedy
+                    ));
                 }
             }
             (Priority::Error, text)
@@ -206,16 +211,24 @@ fn outcome(call: u64, result: &CallResult, view: &View) -> Option<Told> {
     let of = call.of.map(|of| format!(" of {of}")).unwrap_or_default();
     let rolling_back = matches!(view.decision, Some(Decision::Rollback { .. }));
     let (priority, message) = match result {
-        CallResult::Failed(failure) if failure.cancelled => (Priority::Info, Some(format!("{}{of} was asked to end", call.op))),
+        CallResult::Failed(failure) if failure.cancelled => {
+            (Priority::Info, Some(format!("{}{of} was asked to end", call.op)))
+        }
         CallResult::Failed(failure) => {
-            let remedy = if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
-            (Priority::Error, Some(format!("{}{of} failed after {seconds:.1} s: {}{remedy}", call.op, failure.why)))
+            let remedy =
+                if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
+            (
+                Priority::Error,
+                Some(format!("{}{of} failed after {seconds:.1} s: {}{remedy}", call.op, failure.why)),
+            )
         }
         CallResult::Answered { answer, .. } => {
             let lines: Vec<&str> = answer
                 .get("evidence")
                 .map(|evidence| match evidence {
-                    serde_json::Value::Array(lines) => lines.iter().filter_map(serde_json::Value::as_str).collect(),
+                    serde_json::Value::Array(lines) => {
+                        lines.iter().filter_map(serde_json::Value::as_str).collect()
+                    }
                     serde_json::Value::String(line) => vec![line.as_str()],
                     _ => Vec::new(),
                 })

@@ -72,8 +72,14 @@ async fn begin(instance: &Instance, launcher: &dyn Launcher) -> Result<Recovered
     Ok(Recovered { plan, begins: Some(begins) })
 }
 
-async fn resume(instance: &Instance, view: &View, launcher: &dyn Launcher) -> Result<Recovered, RecoverError> {
-    let Some(Event::Started { runbook: pinned, plugins: digests, .. }) = view.started.as_ref().map(|r| &r.event) else {
+async fn resume(
+    instance: &Instance,
+    view: &View,
+    launcher: &dyn Launcher,
+) -> Result<Recovered, RecoverError> {
+    let Some(Event::Started { runbook: pinned, plugins: digests, .. }) =
+        view.started.as_ref().map(|r| &r.event)
+    else {
         return begin(instance, launcher).await;
     };
     let path = instance.runbook_path();
@@ -96,7 +102,8 @@ async fn resume(instance: &Instance, view: &View, launcher: &dyn Launcher) -> Re
         instance::verify_pinned(digests, &instance.pinned_plugins_dir(view.migration()))?;
     let built_in = Plugins::installed(&[]);
     plugins.extend(built_in.0);
-    let assembled = instance::assemble(instance, runbook, &Plugins(plugins), view.migration(), launcher).await?;
+    let assembled =
+        instance::assemble(instance, runbook, &Plugins(plugins), view.migration(), launcher).await?;
     Ok(Recovered { plan: assembled.plan, begins: None })
 }
 
@@ -120,16 +127,19 @@ pub(super) async fn arm(instance: &Instance, on: bool) {
     };
     if let Err(error) = result.await {
         let what = if on { "enable" } else { "disable" };
-        journal::say(journal::Priority::Warning, &format!("could not {what} {unit} for the time of the migration: {error}"));
+        journal::say(
+            journal::Priority::Warning,
+            &format!("could not {what} {unit} for the time of the migration: {error}"),
+        );
     }
 }
 
 /// Removes the plugins that were kept for the migration. The steps' folders stay: they hold the logs of rebuilt content.
 pub(super) fn tidy(instance: &Instance, view: &View) {
     let dir = instance.pinned_plugins_dir(view.migration());
-        if let Err(error) = std::fs::remove_dir_all(&dir)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            journal::say(journal::Priority::Warning, &format!("could not remove {}: {error}", dir.display()));
-        }
+    if let Err(error) = std::fs::remove_dir_all(&dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        journal::say(journal::Priority::Warning, &format!("could not remove {}: {error}", dir.display()));
+    }
 }
