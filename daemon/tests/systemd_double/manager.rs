@@ -3,7 +3,6 @@
 use super::world::{Told, Unit, World};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use zbus::fdo;
 use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath};
 
@@ -12,6 +11,17 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 type Shared = Arc<Mutex<World>>;
 type Changes = Vec<(String, String, String)>;
+
+/// systemd's own errors.
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.freedesktop.systemd1")]
+enum Refusal {
+    #[zbus(error)]
+    Bus(zbus::Error),
+    NoSuchUnit(String),
+    UnitExists(String),
+    UnitMasked(String),
+}
 
 /// Serves the world on the bus.
 pub async fn serve(address: &str, world: &Shared) -> Connection {
@@ -72,17 +82,17 @@ impl Manager {
         verb: &'static str,
         name: String,
         connection: &Connection,
-    ) -> fdo::Result<OwnedObjectPath> {
+    ) -> Result<OwnedObjectPath, Refusal> {
         self.ask(verb, &name);
         let (job, behaviour) = {
             let mut world = self.world.lock().unwrap();
             let job = world.next_job;
             world.next_job += 1;
             let Some(unit) = world.units.get_mut(&name).filter(|unit| unit.loaded) else {
-                return Err(fdo::Error::Failed(format!("Unit {name} not loaded.")));
+                return Err(Refusal::NoSuchUnit(format!("Unit {name} not loaded.")));
             };
             if verb != "StopUnit" && unit.mask_loaded {
-                return Err(fdo::Error::Failed(format!("Unit {name} is masked.")));
+                return Err(Refusal::UnitMasked(format!("Unit {name} is masked.")));
             }
             unit.job = Some(job);
             (job, unit.behaviour.clone())
@@ -123,8 +133,8 @@ impl Manager {
         &self,
         what: &str,
         files: &[String],
-        change: impl Fn(&mut Unit) -> fdo::Result<()>,
-    ) -> fdo::Result<Changes> {
+        change: impl Fn(&mut Unit) -> Result<(), Refusal>,
+    ) -> Result<Changes, Refusal> {
         let mut changes = Changes::new();
         for file in files {
             self.ask(what, file);
@@ -133,7 +143,7 @@ impl Manager {
                 .units
                 .get_mut(file)
                 .filter(|unit| unit.loaded)
-                .ok_or_else(|| fdo::Error::FileNotFound(format!("Unit file {file} does not exist.")))?;
+                .ok_or_else(|| Refusal::NoSuchUnit(format!("Unit file {file} does not exist.")))?;
             change(unit)?;
             changes.push(("symlink".into(), format!("/etc/systemd/system/{file}"), "/dev/null".into()));
         }
@@ -163,7 +173,7 @@ impl Manager {
         name: String,
         _mode: String,
         #[zbus(connection)] connection: &Connection,
-    ) -> fdo::Result<OwnedObjectPath> {
+    ) -> Result<OwnedObjectPath, Refusal> {
         self.job("StopUnit", name, connection).await
     }
 
@@ -172,7 +182,7 @@ impl Manager {
         name: String,
         _mode: String,
         #[zbus(connection)] connection: &Connection,
-    ) -> fdo::Result<OwnedObjectPath> {
+    ) -> Result<OwnedObjectPath, Refusal> {
         self.job("StartUnit", name, connection).await
     }
 
@@ -181,7 +191,7 @@ impl Manager {
         name: String,
         _mode: String,
         #[zbus(connection)] connection: &Connection,
-    ) -> fdo::Result<OwnedObjectPath> {
+    ) -> Result<OwnedObjectPath, Refusal> {
         self.job("RestartUnit", name, connection).await
     }
 
@@ -190,22 +200,27 @@ impl Manager {
         name: String,
         _mode: String,
         #[zbus(connection)] connection: &Connection,
-    ) -> fdo::Result<OwnedObjectPath> {
+    ) -> Result<OwnedObjectPath, Refusal> {
         self.job("ReloadUnit", name, connection).await
     }
 
-    async fn mask_unit_files(&self, files: Vec<String>, runtime: bool, force: bool) -> fdo::Result<Changes> {
+    async fn mask_unit_files(
+        &self,
+        files: Vec<String>,
+        runtime: bool,
+        force: bool,
+    ) -> Result<Changes, Refusal> {
         assert!(!runtime && !force);
         self.files("MaskUnitFiles", &files, |unit| {
             if unit.fragment.starts_with("/etc/systemd/system/") {
-                return Err(fdo::Error::FileExists(format!("File '{}' already exists.", unit.fragment)));
+                return Err(Refusal::UnitExists(format!("File {} already exists.", unit.fragment)));
             }
             unit.mask_on_disk = true;
             Ok(())
         })
     }
 
-    async fn unmask_unit_files(&self, files: Vec<String>, _runtime: bool) -> fdo::Result<Changes> {
+    async fn unmask_unit_files(&self, files: Vec<String>, _runtime: bool) -> Result<Changes, Refusal> {
         self.files("UnmaskUnitFiles", &files, |unit| {
             unit.mask_on_disk = false;
             Ok(())
@@ -217,7 +232,7 @@ impl Manager {
         files: Vec<String>,
         _runtime: bool,
         _force: bool,
-    ) -> fdo::Result<(bool, Changes)> {
+    ) -> Result<(bool, Changes), Refusal> {
         let changes = self.files("EnableUnitFiles", &files, |unit| {
             unit.enabled = true;
             Ok(())
@@ -225,18 +240,18 @@ impl Manager {
         Ok((true, changes))
     }
 
-    async fn disable_unit_files(&self, files: Vec<String>, _runtime: bool) -> fdo::Result<Changes> {
+    async fn disable_unit_files(&self, files: Vec<String>, _runtime: bool) -> Result<Changes, Refusal> {
         self.files("DisableUnitFiles", &files, |unit| {
             unit.enabled = false;
             Ok(())
         })
     }
 
-    async fn get_unit_file_state(&self, file: String) -> fdo::Result<String> {
+    async fn get_unit_file_state(&self, file: String) -> Result<String, Refusal> {
         let world = self.world.lock().unwrap();
         match world.units.get(&file).filter(|unit| unit.loaded) {
             Some(unit) => Ok(unit.file_state(true).into()),
-            None => Err(fdo::Error::FileNotFound(format!("Unit file {file} does not exist."))),
+            None => Err(Refusal::NoSuchUnit(format!("Unit file {file} does not exist."))),
         }
     }
 

@@ -198,6 +198,8 @@ fn advice(why: &zbus::Error) -> &'static str {
             zbus::fdo::Error::FileExists(_) => MOVE,
             _ => "",
         },
+        // What systemd answers when a file lies where the link of a mask would be.
+        zbus::Error::MethodError(name, ..) if name.as_str() == "org.freedesktop.systemd1.UnitExists" => MOVE,
         _ => "",
     }
 }
