@@ -158,7 +158,7 @@ fn told(event: &Event, view: &View) -> Option<Told> {
                 priority: Priority::Info,
                 step: Some(step.clone()),
                 status: Some(format!("step `{step}`: {op}{of}{again}")),
-                message: op.changes().then(|| format!("{op}{of}{again} begins")),
+                message: op.changes().then(|| format!("{step}: {op}{of}{again} begins")),
             })
         }
         Event::Outcome { call, result } => outcome(*call, result, view),
@@ -212,14 +212,17 @@ fn outcome(call: u64, result: &CallResult, view: &View) -> Option<Told> {
     let rolling_back = matches!(view.decision, Some(Decision::Rollback { .. }));
     let (priority, message) = match result {
         CallResult::Failed(failure) if failure.cancelled => {
-            (Priority::Info, Some(format!("{}{of} was asked to end", call.op)))
+            (Priority::Info, Some(format!("{}: {}{of} was asked to end", call.step, call.op)))
         }
         CallResult::Failed(failure) => {
             let remedy =
                 if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
             (
                 Priority::Error,
-                Some(format!("{}{of} failed after {seconds:.1} s: {}{remedy}", call.op, failure.why)),
+                Some(format!(
+                    "{}: {}{of} failed after {seconds:.1} s: {}{remedy}",
+                    call.step, call.op, failure.why
+                )),
             )
         }
         CallResult::Answered { answer, .. } => {
@@ -235,11 +238,18 @@ fn outcome(call: u64, result: &CallResult, view: &View) -> Option<Told> {
                 .unwrap_or_default();
             let why = answer.get("why").and_then(serde_json::Value::as_str);
             match (call.op, why) {
-                (Op::Verify, Some(why)) => (Priority::Error, Some(format!("verify found it broken: {why}"))),
+                (Op::Verify, Some(why)) => {
+                    (Priority::Error, Some(format!("{}: verify found it broken: {why}", call.step)))
+                }
                 (Op::Check | Op::Plan | Op::Probe, _) => (Priority::Info, None),
                 _ => (
                     if rolling_back { Priority::Notice } else { Priority::Info },
-                    Some(format!("{}{of} done in {seconds:.1} s: {}", call.op, lines.join("; "))),
+                    Some(format!(
+                        "{}: {}{of} done in {seconds:.1} s: {}",
+                        call.step,
+                        call.op,
+                        lines.join("; ")
+                    )),
                 ),
             }
         }
