@@ -8,8 +8,12 @@ pub const CONNECT_VERSION: &str = "2026.03.1";
 /// The tool that packs our package; installed below `target/tools` when it is missing.
 const CARGO_DEB_VERSION: &str = "3.8.0";
 /// What goes into our package.
-const SHIPPED: [&str; 4] =
-    ["connect-migrator", "connect-migrator-docker", "connect-migrator-route-nginx", "connect-migrator-connect-api"];
+const SHIPPED: [&str; 4] = [
+    "connect-migrator",
+    "connect-migrator-docker",
+    "connect-migrator-route-nginx",
+    "connect-migrator-connect-api",
+];
 
 /// Files on the host.
 #[derive(Debug, Clone)]
@@ -85,7 +89,15 @@ pub fn build() -> Result<Artifacts, BuildError> {
     }
     run("build the programs", &mut build)?;
     let mut example = cargo();
-    example.args(["build", "--release", "--locked", "--package", "connect-migrator-connect-api", "--example", "rebuild-bench"]);
+    example.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "connect-migrator-connect-api",
+        "--example",
+        "rebuild-bench",
+    ]);
     run("build the rebuild bench", &mut example)?;
     let mut tools = cargo();
     tools.args(["build", "--release", "--locked", "--package", "connect-migrator-scenarios"]);
@@ -93,7 +105,8 @@ pub fn build() -> Result<Artifacts, BuildError> {
     run("build the tools for the machine", &mut tools)?;
 
     let out = target().join("packages");
-    std::fs::create_dir_all(&out).map_err(|error| BuildError(format!("could not make {}: {error}", out.display())))?;
+    std::fs::create_dir_all(&out)
+        .map_err(|error| BuildError(format!("could not make {}: {error}", out.display())))?;
     println!("   packing connect-migrator");
     let mut deb = Command::new(cargo_deb()?);
     deb.args(["--package", "connect-migrator", "--no-build", "--no-strip", "--fast", "--output"]).arg(&out);
@@ -123,7 +136,9 @@ fn cargo_deb() -> Result<PathBuf, BuildError> {
     if !program.exists() {
         println!("   installing cargo-deb {CARGO_DEB_VERSION} below {}", tools.display());
         let mut install = cargo();
-        install.args(["install", "--debug", "--locked", "--version", CARGO_DEB_VERSION, "cargo-deb", "--root"]).arg(&tools);
+        install
+            .args(["install", "--debug", "--locked", "--version", CARGO_DEB_VERSION, "cargo-deb", "--root"])
+            .arg(&tools);
         install.env_remove("CARGO_TARGET_DIR");
         run("install cargo-deb", &mut install)?;
     }

@@ -31,7 +31,8 @@ pub type Tried<T = ()> = Result<T, Failure>;
 #[macro_export]
 macro_rules! ensure {
     ($holds:expr, $($why:tt)+) => {
-        if !$holds {
+        let holds: bool = $holds;
+        if !holds {
             return Err(format!($($why)+).into());
         }
     };
@@ -73,7 +74,8 @@ pub fn snapshot(suite: Suite, artifacts: &Artifacts) -> Tried<Snapshot> {
     let cache = cache();
     let booted = Snapshot::booted(&cache, &Image::build(suite, &cache)?)?;
     let mut parts = vec![PROVISION.into(), BEFORE.into(), CONTENT.into(), std::fs::read(&artifacts.standin)?];
-    let scripts = ["build-image.sh", "build-deb.sh", "image/startup.sh", "deb/postinst", "deb/rstudio-connect.service"];
+    let scripts =
+        ["build-image.sh", "build-deb.sh", "image/startup.sh", "deb/postinst", "deb/rstudio-connect.service"];
     for script in scripts {
         parts.push(std::fs::read(artifacts.image_scripts.join(script))?);
     }
@@ -236,7 +238,10 @@ impl Lab {
             if standing == "running" && phase == "soak" {
                 return Ok(());
             }
-            ensure!(matches!(standing, "running" | "none"), "the migration is {standing}, in {phase}, and should soak");
+            ensure!(
+                matches!(standing, "running" | "none"),
+                "the migration is {standing}, in {phase}, and should soak"
+            );
             ensure!(Instant::now() < until, "the migration is still in {phase}, and should soak");
             std::thread::sleep(LOOK_EVERY);
         }
@@ -267,8 +272,8 @@ impl Lab {
     pub fn assert_moved(&self) -> Tried {
         let unit = self.ask("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?;
         ensure!(unit == "inactive\nmasked", "the old unit is {unit:?}");
-        let state =
-            self.ask("docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' connect-prod")?;
+        let state = self
+            .ask("docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' connect-prod")?;
         ensure!(state == "running unless-stopped" || state == "running always", "the container is {state:?}");
         let now = self.now()?;
         let seen = difference(&self.before.content, &now.content);
@@ -287,7 +292,10 @@ impl Lab {
     /// # Errors
     /// With what is not so.
     pub fn assert_as_before(&self) -> Tried {
-        self.wait_for("the source to serve", "curl -fs -m 5 -o /dev/null http://connect.example.com/__ping__")?;
+        self.wait_for(
+            "the source to serve",
+            "curl -fs -m 5 -o /dev/null http://connect.example.com/__ping__",
+        )?;
         let now = self.now()?;
         let changed = difference(&self.before.all, &now.all);
         ensure!(changed.is_empty(), "not as before:\n{changed}");

@@ -49,7 +49,8 @@ const fn one(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
 /// All of them, the longest first: two run at once.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [kills::ALL, after::ALL, prerequisites::ALL, operator::ALL, package::ALL, moves::ALL, rollbacks::ALL].concat()
+    [kills::ALL, after::ALL, prerequisites::ALL, operator::ALL, package::ALL, moves::ALL, rollbacks::ALL]
+        .concat()
 }
 
 /// Runs those whose name contains `only`, on `suite` or on every Debian that this host runs well, and tells each as it ends.
@@ -57,7 +58,12 @@ pub fn all() -> Vec<Scenario> {
 ///
 /// # Errors
 /// When there is no machine to run them on.
-pub fn run(artifacts: &Artifacts, only: Option<&str>, suite: Option<Suite>, keep: bool) -> Tried<(usize, usize)> {
+pub fn run(
+    artifacts: &Artifacts,
+    only: Option<&str>,
+    suite: Option<Suite>,
+    keep: bool,
+) -> Tried<(usize, usize)> {
     let chosen: Vec<Scenario> =
         all().into_iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only))).collect();
     if chosen.is_empty() {
@@ -72,7 +78,11 @@ pub fn run(artifacts: &Artifacts, only: Option<&str>, suite: Option<Suite>, keep
             continue;
         }
         let snapshot = lab::installed(*suite, artifacts)?;
-        jobs.extend(fitting.into_iter().map(|scenario| Job { scenario, suite: *suite, snapshot: snapshot.clone() }));
+        jobs.extend(fitting.into_iter().map(|scenario| Job {
+            scenario,
+            suite: *suite,
+            snapshot: snapshot.clone(),
+        }));
     }
     println!("{} scenarios", jobs.len());
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(MACHINES_AT_ONCE);

@@ -66,8 +66,13 @@ impl Server {
 
     /// What it saw.
     fn stats(&self) -> Tried<Value> {
-        let out = Command::new("curl").args(["-fsS", &format!("{}/__standin__/stats", self.address)]).output()?;
-        ensure!(out.status.success(), "the stand-in tells no figures: {}", String::from_utf8_lossy(&out.stderr));
+        let out =
+            Command::new("curl").args(["-fsS", &format!("{}/__standin__/stats", self.address)]).output()?;
+        ensure!(
+            out.status.success(),
+            "the stand-in tells no figures: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         Ok(serde_json::from_slice(&out.stdout)?)
     }
 }
@@ -88,9 +93,15 @@ pub(super) fn run(artifacts: &Artifacts) -> Tried {
     let key = work.path().join("key");
     std::fs::write(&key, "bench-key-of-an-administrator")?;
     let physics = f64::from(ITEMS) * f64::from(BUILD_MILLIS) / 1e3 / f64::from(SLOTS);
-    println!("   Rebuilding {ITEMS} items of {BUILD_MILLIS} ms on {SLOTS} slots; the physics is {physics:.2} s");
+    println!(
+        "   Rebuilding {ITEMS} items of {BUILD_MILLIS} ms on {SLOTS} slots; the physics is {physics:.2} s"
+    );
     let rsconnect = venv();
-    let mut rows = vec![["", "span", "of the physics", "all of it", "requests an item", "peak memory"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["", "span", "of the physics", "all of it", "requests an item", "peak memory"]
+            .map(String::from)
+            .to_vec(),
+    ];
     let mut row = |name: String, run: &Run| {
         rows.push(vec![
             name,
@@ -134,7 +145,10 @@ pub(super) fn run(artifacts: &Artifacts) -> Tried {
     if let Some(theirs) = theirs {
         println!("   the median is {:.1} times as fast as rsconnect", theirs.span / span);
     }
-    ensure!(span <= physics * SPAN_LIMIT, "{span:.2} s are more than {SPAN_LIMIT} times the physics of {physics:.2} s");
+    ensure!(
+        span <= physics * SPAN_LIMIT,
+        "{span:.2} s are more than {SPAN_LIMIT} times the physics of {physics:.2} s"
+    );
     ensure!(requests <= REQUESTS_LIMIT, "{requests:.2} requests an item are more than {REQUESTS_LIMIT}");
     ensure!(
         many.peak_kib <= peak * MEMORY_FACTOR + MEMORY_SLACK_KIB,
@@ -152,7 +166,8 @@ fn ours(artifacts: &Artifacts, key: &Path, items: u32) -> Tried<Run> {
         .output()?;
     ensure!(out.status.success(), "the bench failed: {}", String::from_utf8_lossy(&out.stderr));
     let told: Value = serde_json::from_slice(&out.stdout)?;
-    let figure = |name: &str| told.get(name).and_then(Value::as_f64).ok_or(format!("no figure `{name}`: {told}"));
+    let figure =
+        |name: &str| told.get(name).and_then(Value::as_f64).ok_or(format!("no figure `{name}`: {told}"));
     let stats = server.stats()?;
     Ok(Run {
         span: span(&stats)?,
@@ -177,7 +192,8 @@ fn vendors(artifacts: &Artifacts, key: &Path, program: &Path) -> Tried<Run> {
     listed.args(["-fsS", "-H", &format!("Authorization: Key {}", api_key.trim())]);
     let list = listed.arg(format!("{}/__api__/v1/content", server.address)).output()?;
     let list: Value = serde_json::from_slice(&list.stdout)?;
-    let guids = list.as_array().into_iter().flatten().filter_map(|item| item.get("guid").and_then(Value::as_str));
+    let guids =
+        list.as_array().into_iter().flatten().filter_map(|item| item.get("guid").and_then(Value::as_str));
     let words: Vec<&str> = std::iter::once("add").chain(guids.flat_map(|guid| ["-g", guid])).collect();
     let added = command(&words).output()?;
     ensure!(added.status.success(), "rsconnect could not add: {}", String::from_utf8_lossy(&added.stderr));
@@ -202,7 +218,10 @@ fn vendors(artifacts: &Artifacts, key: &Path, program: &Path) -> Tried<Run> {
 }
 
 fn span(stats: &Value) -> Tried<f64> {
-    stats.get("first_submit_to_last_finish_s").and_then(Value::as_f64).ok_or_else(|| format!("no span: {stats}").into())
+    stats
+        .get("first_submit_to_last_finish_s")
+        .and_then(Value::as_f64)
+        .ok_or_else(|| format!("no span: {stats}").into())
 }
 
 fn requests(stats: &Value) -> f64 {

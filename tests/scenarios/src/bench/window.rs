@@ -15,8 +15,7 @@ const CALLS: u32 = 10;
 const VENDOR: &str = include_str!("../guest/vendor.sh");
 
 /// nginx tells which server answered.
-const TELL_UPSTREAM: &str =
-    r#"sed -i 's|^    location / {|    add_header X-Upstream "$upstream_addr";\n&|' /etc/nginx/sites-available/connect
+const TELL_UPSTREAM: &str = r#"sed -i 's|^    location / {|    add_header X-Upstream "$upstream_addr";\n&|' /etc/nginx/sites-available/connect
     nginx -tq && systemctl reload nginx"#;
 
 pub(super) fn run(lab: &Lab) -> Tried {
@@ -24,14 +23,13 @@ pub(super) fn run(lab: &Lab) -> Tried {
     lab.machine.write_file("/root/lab/vendor.sh", VENDOR)?;
     lab.must(TELL_UPSTREAM)?;
     // The soak ends in a rollback, so that the next round finds the same machine.
-    let there_and_back = Runbook {
-        soak: r#"{ for = "1s", then = "rollback", every = "1s" }"#.into(),
-        ..Runbook::default()
-    };
+    let there_and_back =
+        Runbook { soak: r#"{ for = "1s", then = "rollback", every = "1s" }"#.into(), ..Runbook::default() };
     lab.write_runbook(&there_and_back.text())?;
     lab.must("bash /root/lab/vendor.sh prepare")?;
 
-    let mut rows = vec![vec!["round".into(), "connect-migrator".into(), "vendor's steps".into(), "ratio".into()]];
+    let mut rows =
+        vec![vec!["round".into(), "connect-migrator".into(), "vendor's steps".into(), "ratio".into()]];
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let mine = probed(lab, || {
@@ -129,11 +127,17 @@ fn at_rest(lab: &Lab) -> Tried {
     )?;
     let verify: f64 = verify.parse().unwrap_or(f64::NAN);
     table(&[
-        vec!["the daemon at rest, resident memory".into(), format!("{rss:.1} MiB, of it its own {anonymous:.1} MiB")],
+        vec![
+            "the daemon at rest, resident memory".into(),
+            format!("{rss:.1} MiB, of it its own {anonymous:.1} MiB"),
+        ],
         vec!["from its start until it is ready, state recovered".into(), format!("{:.0} ms", ready * 1e3)],
         vec!["`systemctl start` of a parked migration".into(), format!("{:.0} ms", start * 1e3)],
         vec!["`connect-migrator status`, start to end".into(), format!("{:.0} ms", calls / 1e6)],
-        vec!["a step's call: host started, plugin loaded, called".into(), format!("{:.0} ms (the shortest verify)", verify * 1e3)],
+        vec![
+            "a step's call: host started, plugin loaded, called".into(),
+            format!("{:.0} ms (the shortest verify)", verify * 1e3),
+        ],
     ]);
     lab.must("connect-migrator rollback prod --yes")?;
     lab.wait_standing("rolled-back").map(drop)

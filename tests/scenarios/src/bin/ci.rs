@@ -9,12 +9,8 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Debian packages that tests on the host itself need.
-const TEST_PACKAGES: [(&str, &str); 4] = [
-    ("dbus-daemon", "dbus-daemon"),
-    ("nginx", "nginx-light"),
-    ("initdb", "postgresql"),
-    ("cc", "gcc"),
-];
+const TEST_PACKAGES: [(&str, &str); 4] =
+    [("dbus-daemon", "dbus-daemon"), ("nginx", "nginx-light"), ("initdb", "postgresql"), ("cc", "gcc")];
 
 /// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
 #[derive(Debug, Parser)]
@@ -102,9 +98,10 @@ fn missing() -> Vec<&'static str> {
     let found = |program: &str| {
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         let postgres = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        path.split(':').map(Into::into).chain(postgres.map(|entry| entry.path().join("bin"))).any(
-            |dir: std::path::PathBuf| dir.join(program).exists(),
-        )
+        path.split(':')
+            .map(Into::into)
+            .chain(postgres.map(|entry| entry.path().join("bin")))
+            .any(|dir: std::path::PathBuf| dir.join(program).exists())
     };
     TEST_PACKAGES.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
 }

@@ -69,7 +69,8 @@ fn migrate(lab: &Lab, began: Instant) -> Tried {
     }
     let mut last = String::new();
     let status = loop {
-        let line = lab.machine.run("systemctl show -P StatusText connect-migrator@prod")?.stdout.trim().to_owned();
+        let line =
+            lab.machine.run("systemctl show -P StatusText connect-migrator@prod")?.stdout.trim().to_owned();
         if !line.is_empty() && line != last {
             println!("   {line}");
             last = line;
@@ -86,12 +87,16 @@ fn migrate(lab: &Lab, began: Instant) -> Tried {
         return Err(format!("the migration is {}:\n{}", standing(&status), lab.story()?).into());
     }
     lab.assert_moved()?;
-    let unit = lab.machine.run("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?.stdout;
+    let unit =
+        lab.machine.run("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?.stdout;
     let window = status.pointer("/windows/0/seconds").and_then(Value::as_f64).unwrap_or(f64::NAN);
     println!("\nLooked at from outside, after the migration:");
     println!("   old unit      rstudio-connect.service is {}", unit.trim().replace('\n', " and "));
     println!("   container     connect-prod is healthy, and comes back after a reboot");
-    println!("   URL           http://connect.example.com, as before; it is now served by {}", lab.served_by()?);
+    println!(
+        "   URL           http://connect.example.com, as before; it is now served by {}",
+        lab.served_by()?
+    );
     println!("   content       {items} of {items} items answer as before, a websocket among them");
     println!("   caches        cleared, and rebuilt for the container's distribution");
     println!("   two Connects  never at once on one database or one data directory");

@@ -120,18 +120,22 @@ impl Follower {
     fn news(&mut self) -> Tried<Vec<String>> {
         if self.connection.is_none() {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-            let Ok(connection) = Connection::open_with_flags(&self.path, flags) else { return Ok(Vec::new()) };
+            let Ok(connection) = Connection::open_with_flags(&self.path, flags) else {
+                return Ok(Vec::new());
+            };
             connection.busy_timeout(BUSY)?;
             self.connection = Some(connection);
         }
         let Some(connection) = &self.connection else { return Ok(Vec::new()) };
         // The table comes a moment after the file.
-        let Ok(mut query) = connection.prepare_cached("SELECT seq, body FROM event WHERE seq > ?1 ORDER BY seq")
+        let Ok(mut query) =
+            connection.prepare_cached("SELECT seq, body FROM event WHERE seq > ?1 ORDER BY seq")
         else {
             self.connection = None;
             return Ok(Vec::new());
         };
-        let rows = query.query_map([self.last], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+        let rows =
+            query.query_map([self.last], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
         let mut names = Vec::new();
         for row in rows {
             let (seq, body) = row?;

@@ -23,11 +23,13 @@ for table in settings users api_keys content bundles; do
 	echo "select '$table', count(*), md5(string_agg(t::text, '|' order by t::text)) from $table t;"
 done | runuser -u postgres -- psql -qAt connect
 if [ "${1:-all}" = kept ]; then
-	entries /mnt/connect/data -not -path '*/.connect-migrator*' "${living[@]}" "${caches[@]}"
+	# The marker tells the container the data from an empty mount point.
+	entries /mnt/connect/data -not -path '*/.connect-migrator*' -not -name .connect-prod-data "${living[@]}" "${caches[@]}"
 	exit 0
 fi
 entries /mnt/connect/data "${living[@]}"
 entries /etc/nginx
-entries /etc/systemd/system -name 'rstudio-connect*'
+entries /etc/systemd/system
+entries /etc/connect-migrator/containers
 printf 'unit %s %s\n' "$(systemctl is-active rstudio-connect)" "$(systemctl is-enabled rstudio-connect)"
 printf 'containers %s\n' "$(docker ps -aq | wc -l)"

@@ -176,7 +176,7 @@ variant slow standin.toml $'build-ms = 100\nstartup-ms = 20000'
 variant broken-layer broken-layer 'this layer will be gone'
 variant 2026.02.1-ubuntu-24.04-std VERSION 2026.02.1 \
 	'LABEL org.opencontainers.image.version=2026.02.1 co.posit.image.version=2026.02.1'
-docker image ls -q | sort -u | xargs -r docker image rm -f >/dev/null
+docker image prune -af >/dev/null
 
 say "what is"
 serves http://connect.example.com

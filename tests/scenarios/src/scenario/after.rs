@@ -4,8 +4,10 @@ use super::{Scenario, one};
 use crate::ensure;
 use crate::lab::{COMMAND_DEADLINE, Lab, Runbook, Tried};
 
-pub(super) const ALL: &[Scenario] =
-    &[one("while the container lives neither a start, nor an upgrade, nor a reboot brings the old server back", never_two)];
+pub(super) const ALL: &[Scenario] = &[one(
+    "while the container lives neither a start, nor an upgrade, nor a reboot brings the old server back",
+    never_two,
+)];
 
 /// The package of Connect with a higher version: its postinst enables and starts the unit, as the product's does.
 const UPGRADE: &str = r"set -e
@@ -17,8 +19,10 @@ DEBIAN_FRONTEND=noninteractive apt-get install -qy -o Dpkg::Options::=--force-co
 fn old_is_down(lab: &Lab) -> Tried {
     let unit = lab.ask("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?;
     ensure!(unit == "inactive\nmasked", "the old unit is {unit:?}");
-    let running = lab.ask("pgrep -fx '/opt/rstudio-connect/bin/connect --config .*' | while read id; do
-        grep -q docker /proc/$id/cgroup || echo $id; done")?;
+    let running = lab.ask(
+        "pgrep -fx '/opt/rstudio-connect/bin/connect --config .*' | while read id; do
+        grep -q docker /proc/$id/cgroup || echo $id; done",
+    )?;
     ensure!(running.is_empty(), "a Connect runs outside of the container: {running}");
     lab.assert_never_two()
 }
@@ -46,7 +50,10 @@ fn never_two(lab: &Lab) -> Tried {
     // Somebody unmasks the unit by hand. At the next boot it starts, and the container must not.
     lab.must("systemctl unmask rstudio-connect && systemctl enable rstudio-connect")?;
     lab.machine.reboot()?;
-    lab.wait_for("the old unit to be up", "systemctl is-active -q rstudio-connect && curl -fs -m 5 -o /dev/null http://127.0.0.1:3939/__ping__")?;
+    lab.wait_for(
+        "the old unit to be up",
+        "systemctl is-active -q rstudio-connect && curl -fs -m 5 -o /dev/null http://127.0.0.1:3939/__ping__",
+    )?;
     // Longer than any wait between two tries of a restart policy that has just begun.
     std::thread::sleep(std::time::Duration::from_secs(20));
     let container = lab.ask("curl -s -m 5 -o /dev/null -w '%{http_code}' http://127.0.0.1:3940/__ping__")?;

@@ -6,7 +6,10 @@ use crate::lab::{Lab, MIGRATION_DEADLINE, Runbook, Tried};
 
 pub(super) const ALL: &[Scenario] = &[
     one("killed with -9 in every phase, at every new call: it resumes by itself and ends moved", on_the_way),
-    one("killed with -9 at every call of a rollback: it resumes by itself and ends as before", on_the_way_back),
+    one(
+        "killed with -9 at every call of a rollback: it resumes by itself and ends as before",
+        on_the_way_back,
+    ),
     one("the power is cut while the container starts: it resumes after the boot and ends well", power_cut),
 ];
 

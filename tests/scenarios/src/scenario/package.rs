@@ -4,8 +4,10 @@ use super::{Scenario, each};
 use crate::ensure;
 use crate::lab::{COMMAND_DEADLINE, Lab, Runbook, Tried};
 
-pub(super) const ALL: &[Scenario] =
-    &[each("the package is upgraded in mid-migration without a restart, not removed then, and purged cleanly", package)];
+pub(super) const ALL: &[Scenario] = &[each(
+    "the package is upgraded in mid-migration without a restart, not removed then, and purged cleanly",
+    package,
+)];
 
 /// The same package with a higher version and another binary.
 const REPACK: &str = r"set -e
@@ -39,7 +41,10 @@ fn package(lab: &Lab) -> Tried {
     let removal = lab.machine.run_within(&format!("{APT} remove connect-migrator 2>&1"), COMMAND_DEADLINE)?;
     ensure!(!removal.success(), "it was removed while a migration was under way:\n{}", removal.stdout);
     ensure!(removal.stdout.contains("rollback"), "the refusal does not say what to do:\n{}", removal.stdout);
-    ensure!(lab.ask("systemctl is-active connect-migrator@prod")? == "active", "the refused removal ended the daemon");
+    ensure!(
+        lab.ask("systemctl is-active connect-migrator@prod")? == "active",
+        "the refused removal ended the daemon"
+    );
     lab.must(&format!("{APT} install /root/lab/upgrade.deb 2>&1; dpkg --configure -a"))?;
 
     // The new version carries out what the old one began.
@@ -53,7 +58,10 @@ fn package(lab: &Lab) -> Tried {
     let left = lab.ask(OURS)?;
     ensure!(left == "/etc/connect-migrator" || left.is_empty(), "purge left\n{left}");
     let left = lab.ask("ls /etc/connect-migrator")?;
-    ensure!(left == "prod.toml", "purge left in /etc/connect-migrator, besides the administrator's own runbook:\n{left}");
+    ensure!(
+        left == "prod.toml",
+        "purge left in /etc/connect-migrator, besides the administrator's own runbook:\n{left}"
+    );
     let broken = lab.ask("systemctl list-units --failed --plain --no-legend")?;
     ensure!(broken.is_empty(), "units failed:\n{broken}");
     lab.assert_as_before()

@@ -54,18 +54,28 @@ fn away(what: &'static str, key: &'static str, file: &str) -> Broken {
 fn all() -> Vec<Broken> {
     let key = |name: &str| Runbook { key: name.into(), ..Runbook::default() };
     vec![
-        in_gcfg("SQLite in use", "database-sqlite", &format!("sed -i 's/^Provider = Postgres/Provider = sqlite/' {GCFG}")),
+        in_gcfg(
+            "SQLite in use",
+            "database-sqlite",
+            &format!("sed -i 's/^Provider = Postgres/Provider = sqlite/' {GCFG}"),
+        ),
         in_gcfg(
             "data on local disk",
             "data-local",
-            &format!("cp -a /mnt/connect/data /srv/local-data; sed -i 's|^DataDir = .*|DataDir = /srv/local-data|' {GCFG}"),
+            &format!(
+                "cp -a /mnt/connect/data /srv/local-data; sed -i 's|^DataDir = .*|DataDir = /srv/local-data|' {GCFG}"
+            ),
         ),
         in_gcfg(
             "unknown RunAs user",
             "run-as-unknown",
             &format!("printf '\\n[Applications]\\nRunAs = nobody-here\\n' >>{GCFG}"),
         ),
-        in_gcfg("configuration file syntax error", "config-syntax", &format!("sed -i 's/^\\[HTTP\\]/[HTTP/' {GCFG}")),
+        in_gcfg(
+            "configuration file syntax error",
+            "config-syntax",
+            &format!("sed -i 's/^\\[HTTP\\]/[HTTP/' {GCFG}"),
+        ),
         in_runbook("version mismatch", "image-version", Runbook::tag("2026.02.1-ubuntu-24.04-std")),
         in_runbook("no image", "image-missing", Runbook::tag("2026.03.1-nowhere")),
         in_runbook("key of a non-administrator", "api-key-role", key("publisher-key")),
@@ -122,14 +132,18 @@ fn named(lab: &Lab, broken: &Broken, start: bool) -> Tried {
         .flatten()
         .flat_map(|step| step.get("findings").and_then(Value::as_array).into_iter().flatten())
         .collect();
-    let text = |finding: &Value, key: &str| finding.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |finding: &Value, key: &str| finding.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let found = findings
         .iter()
         .find(|finding| text(finding, "severity") == "blocker" && text(finding, "key") == broken.key);
     let Some(found) = found else {
         return Err(format!("no blocker `{}` among the findings:\n{}", broken.key, check.stdout).into());
     };
-    ensure!(!text(found, "text").is_empty() && !text(found, "remedy").is_empty(), "it lacks text or remedy: {found}");
+    ensure!(
+        !text(found, "text").is_empty() && !text(found, "remedy").is_empty(),
+        "it lacks text or remedy: {found}"
+    );
     if start {
         ensure!(!lab.start_migration()?, "`systemctl start` succeeds");
         lab.wait_standing("blocked")?;

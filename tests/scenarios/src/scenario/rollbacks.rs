@@ -28,7 +28,8 @@ fn rolls_back(lab: &Lab, runbook: &Runbook, step: &str, why: &str) -> Tried<Valu
 
 fn rolled_back(lab: &Lab, step: &str, why: &str) -> Tried<Value> {
     let status = lab.wait_standing("rolled-back")?;
-    let cause = |key: &str| status.pointer(&format!("/cause/{key}")).and_then(Value::as_str).unwrap_or_default();
+    let cause =
+        |key: &str| status.pointer(&format!("/cause/{key}")).and_then(Value::as_str).unwrap_or_default();
     ensure!(
         cause("step") == step && cause("why").contains(why),
         "rolled back because of `{}`: {}; expected `{step}` and something with `{why}`",
@@ -90,7 +91,8 @@ fn crash(lab: &Lab) -> Tried {
     lab.machine.copy_to(&lab.artifacts.hostile, &format!("{plugins}/hostile.so"))?;
     lab.must(&format!("chmod -R go-w /usr/local/lib/connect-migrator && chown -R root:root {plugins} && ls -ld {plugins}/.. {plugins}"))?;
     let after_container =
-        "\n[[step]]\nid = \"crash\"\nuses = \"hostile\"\nwith = { misdeed = \"abort-after-undo\" }\n".to_owned();
+        "\n[[step]]\nid = \"crash\"\nuses = \"hostile\"\nwith = { misdeed = \"abort-after-undo\" }\n"
+            .to_owned();
     let runbook = Runbook { after_container, ..Runbook::default() };
     rolls_back(lab, &runbook, "crash", "SIGABRT").map(drop)
 }
