@@ -60,8 +60,12 @@ fn ci(arguments: &Arguments) -> Tried<bool> {
     let artifacts = artifacts::build()?;
     let (passed, failed) =
         scenario::run(&artifacts, arguments.only.as_deref(), arguments.suite, arguments.keep)?;
-    if failed == 0 && !arguments.no_bench && arguments.only.is_none() {
-        bench::run(&artifacts)?;
+    // Figures depend on the machine and on what else it does: they are told, and fail nothing.
+    if !arguments.no_bench
+        && arguments.only.is_none()
+        && let Err(why) = bench::run(&artifacts)
+    {
+        println!("   NOT REACHED: {why}");
     }
     println!("\nall of it took {:.0} minutes", began.elapsed().as_secs_f64() / 60.0);
     println!("{passed} passed, {failed} failed");
