@@ -62,6 +62,23 @@ impl Scene {
         stop::apply(&self.machine.ground(), &self.config, &self.cx(Op::Apply)).await
     }
 
+    async fn prepare(&self) -> connect_migrator_sdk::Outcome {
+        stop::prepare(&self.machine.ground(), &self.config, &self.cx(Op::Prepare)).await.unwrap()
+    }
+
+    /// Undoes `prepare`.
+    async fn unprepare(&self) {
+        let undo = self.undo().into_iter().filter(|undo| matches!(undo, StopUndo::Guarded { .. })).collect();
+        let cx = self.cx(Op::Rollback);
+        let undone =
+            stop::rollback(&self.machine.ground(), &self.config, &cx, Op::Prepare, undo).await.unwrap();
+        assert!(undone.left.is_empty());
+    }
+
+    fn drop_ins(&self) -> Vec<std::path::PathBuf> {
+        self.machine.unit(|unit| unit.drop_ins.clone())
+    }
+
     async fn verify(&self) -> Verdict {
         stop::verify(&self.machine.ground(), &self.config, &self.cx(Op::Verify)).await.unwrap()
     }
@@ -180,9 +197,12 @@ async fn a_connect_in_a_container_is_a_blocker_before_the_migration() {
 async fn the_plan_says_what_will_be_stopped_and_masked() {
     let scene = Scene::new().await;
     let changes = stop::plan(&scene.machine.ground(), &scene.config, &scene.cx(Op::Plan)).await.unwrap();
-    assert_eq!(changes.len(), 2);
-    assert!(changes[0].what.contains("active (running) with 2 processes"), "{}", changes[0].what);
-    assert!(changes[1].what.contains("/dev/null"), "{}", changes[1].what);
+    assert_eq!(
+        changes.iter().map(|change| change.when).collect::<Vec<_>>(),
+        [Op::Prepare, Op::Apply, Op::Apply]
+    );
+    assert!(changes[1].what.contains("active (running) with 2 processes"), "{}", changes[1].what);
+    assert!(changes[2].what.contains("/dev/null"), "{}", changes[2].what);
     assert!(scene.machine.asked().is_empty());
 }
 
@@ -194,9 +214,88 @@ async fn apply_records_the_unit_then_stops_then_masks_it() {
     let asked = [format!("StopUnit {UNIT}"), format!("MaskUnitFiles {UNIT}"), "Reload".into()];
     assert_eq!(scene.machine.asked(), asked);
     let undo = scene.undo();
-    assert_eq!(undo.len(), 1);
-    assert_eq!((undo[0].active_state.as_str(), undo[0].unit_file_state.as_str()), ("active", "enabled"));
+    let [StopUndo::Stopped(before)] = undo.as_slice() else { panic!("{undo:?}") };
+    assert_eq!((before.active_state.as_str(), before.unit_file_state.as_str()), ("active", "enabled"));
     assert!(scene.machine.unit(|unit| !unit.is_running() && unit.mask_loaded));
+    assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
+}
+
+#[tokio::test]
+async fn a_prepared_mask_counts_without_reading_unit_files_in_the_window() {
+    let scene = Scene::new().await;
+    assert_eq!(scene.prepare().await.done, Done::Changed);
+    assert_eq!(scene.prepare().await.done, Done::AlreadyDone);
+    assert_eq!(scene.drop_ins().len(), 1);
+    assert!(scene.machine.unit(|unit| unit.is_running()));
+    let before = scene.machine.asked().len();
+    scene.apply().await.unwrap();
+    assert_eq!(
+        scene.machine.asked()[before..],
+        [format!("StopUnit {UNIT}"), format!("MaskUnitFiles {UNIT}")]
+    );
+    assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
+    // Nobody can start it, though systemd has not read the mask.
+    assert!(scene.machine.unit(|unit| !unit.mask_loaded));
+    let started = scene.machine.units().await.start(UNIT, Duration::from_secs(20)).await.unwrap_err();
+    assert!(started.to_string().contains("assert"), "{started}");
+    assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
+    assert_eq!(scene.apply().await.unwrap().done, Done::AlreadyDone);
+}
+
+#[tokio::test]
+async fn a_prepared_stop_is_undone_without_a_trace() {
+    for read in [false, true] {
+        let scene = Scene::new().await;
+        scene.prepare().await;
+        scene.apply().await.unwrap();
+        if read {
+            // Somebody, such as an upgrade, makes systemd read all unit files meanwhile.
+            scene.machine.world(|world| world.reload());
+            assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
+        }
+        let undone = scene.rollback().await.unwrap();
+        assert!(scene.serves_as_before(), "{undone:?} {:?}", scene.machine.asked());
+        scene.unprepare().await;
+        scene.unprepare().await;
+        assert!(scene.serves_as_before() && scene.drop_ins().is_empty());
+        assert_eq!(std::fs::read_dir(scene.machine.runtime_units()).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn after_a_reboot_the_mask_counts_without_the_drop_in() {
+    let scene = Scene::new().await;
+    scene.prepare().await;
+    scene.apply().await.unwrap();
+    std::fs::remove_dir_all(scene.machine.runtime_units()).unwrap();
+    scene.machine.world(|world| world.reload());
+    assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
+    scene.rollback().await.unwrap();
+    scene.unprepare().await;
+    assert!(scene.serves_as_before());
+}
+
+#[tokio::test]
+async fn at_commit_the_drop_in_goes_and_the_mask_stays() {
+    let scene = Scene::new().await;
+    scene.prepare().await;
+    scene.apply().await.unwrap();
+    let finalize =
+        || async { stop::finalize(&scene.machine.ground(), &scene.config, &scene.cx(Op::Finalize)).await };
+    assert_eq!(finalize().await.unwrap().done, Done::Changed);
+    assert_eq!(finalize().await.unwrap().done, Done::AlreadyDone);
+    assert!(scene.drop_ins().is_empty());
+    assert!(scene.machine.unit(|unit| unit.mask_on_disk && unit.mask_loaded));
+}
+
+#[tokio::test]
+async fn a_drop_in_that_was_removed_before_the_window_only_costs_time() {
+    let scene = Scene::new().await;
+    scene.prepare().await;
+    std::fs::remove_dir_all(scene.machine.runtime_units()).unwrap();
+    scene.machine.world(|world| world.reload());
+    scene.apply().await.unwrap();
+    assert_eq!(scene.machine.asked().last().map(String::as_str), Some("Reload"));
     assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
 }
 

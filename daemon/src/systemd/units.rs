@@ -175,11 +175,19 @@ impl Units {
     /// # Errors
     /// When systemd refuses, which it does when a file of the unit lies where the link would be.
     pub async fn mask(&self, unit: &str) -> Result<(), UnitError> {
+        self.link_mask(unit).await?;
+        self.reload_unit_files().await
+    }
+
+    /// Makes the link of a mask, which counts once systemd has read it: [`Units::reload_unit_files`]. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Units::mask`].
+    pub async fn link_mask(&self, unit: &str) -> Result<(), UnitError> {
         let mask = |manager: ManagerProxy<'static>| async move {
             manager.mask_unit_files(&[unit], false, false).await.map(drop)
         };
-        self.ask(ANSWER_TIMEOUT_SECS, || format!("mask {unit}"), mask).await?;
-        self.reload_unit_files().await
+        self.ask(ANSWER_TIMEOUT_SECS, || format!("mask {unit}"), mask).await
     }
 
     /// Takes the mask off. Idempotent.
@@ -187,11 +195,19 @@ impl Units {
     /// # Errors
     /// When systemd refuses.
     pub async fn unmask(&self, unit: &str) -> Result<(), UnitError> {
+        self.unlink_mask(unit).await?;
+        self.reload_unit_files().await
+    }
+
+    /// Removes the link of a mask. If systemd has read it, it counts until [`Units::reload_unit_files`]. Idempotent.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn unlink_mask(&self, unit: &str) -> Result<(), UnitError> {
         let unmask = |manager: ManagerProxy<'static>| async move {
             manager.unmask_unit_files(&[unit], false).await.map(drop)
         };
-        self.ask(ANSWER_TIMEOUT_SECS, || format!("unmask {unit}"), unmask).await?;
-        self.reload_unit_files().await
+        self.ask(ANSWER_TIMEOUT_SECS, || format!("unmask {unit}"), unmask).await
     }
 
     /// Makes the unit start when the machine does. Idempotent.

@@ -95,7 +95,12 @@ impl Manager {
                 return Err(Refusal::UnitMasked(format!("Unit {name} is masked.")));
             }
             unit.job = Some(job);
-            (job, unit.behaviour.clone())
+            let mut behaviour = unit.behaviour.clone();
+            if verb != "StopUnit" && unit.mask_on_disk && unit.asserts_no_mask() {
+                behaviour.result = "assert".into();
+                unit.behaviour.effective = false;
+            }
+            (job, behaviour)
         };
         let told = behaviour.told;
         let (world, connection) = (Arc::clone(&self.world), connection.clone());
@@ -211,6 +216,14 @@ impl Manager {
         force: bool,
     ) -> Result<Changes, Refusal> {
         assert!(!runtime && !force);
+        for file in &files {
+            let mut world = self.world.lock().unwrap();
+            let Some(unit) = world.units.get_mut(file) else { continue };
+            if unit.behaviour.started_in_the_gap > 0 {
+                unit.behaviour.started_in_the_gap -= 1;
+                world.carry_out(file, "StartUnit");
+            }
+        }
         self.files("MaskUnitFiles", &files, |unit| {
             if unit.fragment.starts_with("/etc/systemd/system/") {
                 return Err(Refusal::UnitExists(format!("File {} already exists.", unit.fragment)));
@@ -258,18 +271,7 @@ impl Manager {
     async fn reload(&self) {
         let mut world = self.world.lock().unwrap();
         world.asked.push("Reload".into());
-        let mut started = Vec::new();
-        for unit in world.units.values_mut() {
-            if unit.behaviour.started_in_the_gap > 0 && unit.mask_on_disk {
-                unit.behaviour.started_in_the_gap -= 1;
-                started.push(unit.id.clone());
-            }
-            unit.mask_loaded = unit.mask_on_disk;
-            unit.needs_reload = false;
-        }
-        for name in started {
-            world.carry_out(&name, "StartUnit");
-        }
+        world.reload();
     }
 }
 
@@ -312,7 +314,7 @@ impl UnitObject {
     }
     #[zbus(property)]
     async fn drop_in_paths(&self) -> Vec<String> {
-        Vec::new()
+        self.read(|unit| unit.drop_ins.iter().map(|path| path.display().to_string()).collect())
     }
     #[zbus(property)]
     async fn need_daemon_reload(&self) -> bool {

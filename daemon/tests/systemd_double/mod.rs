@@ -64,8 +64,12 @@ impl Machine {
         Units::connect(BusAddress::At(self.bus.address.clone()), cgroups).await.unwrap()
     }
 
+    pub fn runtime_units(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
     pub fn ground(&self) -> Ground {
-        Ground::at(&self.bus.address, &self.cgroup_root(), &self.proc_dir())
+        Ground::at(&self.bus.address, &self.cgroup_root(), &self.proc_dir(), &self.runtime_units())
     }
 
     /// Looks at, or changes, the world.

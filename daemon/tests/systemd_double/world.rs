@@ -25,6 +25,8 @@ pub struct Unit {
     pub stop_micros: u64,
     pub start_micros: u64,
     pub needs_reload: bool,
+    /// The drop-ins that systemd has read.
+    pub drop_ins: Vec<PathBuf>,
     pub triggered_by: Vec<String>,
     pub required_by: Vec<String>,
     pub behaviour: Behaviour,
@@ -48,6 +50,7 @@ impl Unit {
             stop_micros: 90_000_000,
             start_micros: 90_000_000,
             needs_reload: false,
+            drop_ins: Vec::new(),
             triggered_by: Vec::new(),
             required_by: Vec::new(),
             behaviour: Behaviour::default(),
@@ -83,6 +86,14 @@ impl Unit {
             (true, _) => "loaded",
             _ => "not-found",
         }
+    }
+
+    /// A drop-in that was read asserts that the link of the mask is not there.
+    pub fn asserts_no_mask(&self) -> bool {
+        let assertion = format!("AssertPathExists=!/etc/systemd/system/{}\n", self.id);
+        self.drop_ins
+            .iter()
+            .any(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&assertion)))
     }
 
     pub fn is_running(&self) -> bool {
@@ -180,6 +191,20 @@ impl World {
         std::fs::write(folder.join("cgroup.procs"), pids).unwrap();
         for pid in &unit.pids {
             self.run(*pid, "/opt/rstudio-connect/bin/connect", "pid:[1]");
+        }
+    }
+
+    /// systemd reads all unit files.
+    pub fn reload(&mut self) {
+        for unit in self.units.values_mut() {
+            unit.mask_loaded = unit.mask_on_disk;
+            unit.needs_reload = false;
+            let folder = self.folder.join("run").join(format!("{}.d", unit.id));
+            let entries = std::fs::read_dir(folder).into_iter().flatten();
+            unit.drop_ins = entries
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+                .collect();
         }
     }
 

@@ -12,23 +12,41 @@ use std::time::{Duration, Instant};
 const PROGRESS_EVERY_MILLIS: u64 = 1000;
 
 /// The bus, the control groups and the processes that the steps look at.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Ground {
     bus: BusAddress,
     cgroups: Cgroups,
     processes: Processes,
+    runtime_units: PathBuf,
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Ground {
+            bus: BusAddress::default(),
+            cgroups: Cgroups::default(),
+            processes: Processes::default(),
+            runtime_units: "/run/systemd/system".into(),
+        }
+    }
 }
 
 impl Ground {
-    /// Another bus, another tree of control groups, another `/proc`.
+    /// Another bus, another tree of control groups, another `/proc`, another `/run/systemd/system`.
     #[must_use]
-    pub fn at(bus: &str, cgroup_root: &Path, proc_dir: &Path) -> Self {
+    pub fn at(bus: &str, cgroup_root: &Path, proc_dir: &Path, runtime_units: &Path) -> Self {
         let processes = Processes::at(proc_dir);
         Ground {
             bus: BusAddress::At(bus.into()),
             cgroups: Cgroups::at(cgroup_root, processes.clone()),
             processes,
+            runtime_units: runtime_units.into(),
         }
+    }
+
+    /// The folder of unit files that a reboot removes.
+    pub(super) fn runtime_units(&self) -> &Path {
+        &self.runtime_units
     }
 
     pub(super) async fn units(&self) -> Result<Units, UnitError> {

@@ -1,6 +1,6 @@
 //! The way back: the source is started again, but never beside another Connect.
 
-use super::{StopConfig, StopUndo};
+use super::{Before, StopConfig, StopUndo, guard};
 use crate::systemd::processes::{Process, listed};
 use crate::systemd::steps::ground::{Ground, with_progress};
 use crate::systemd::units::Units;
@@ -35,9 +35,31 @@ pub async fn rollback(
     undo: Vec<StopUndo>,
 ) -> Result<Undone, StepError> {
     // A call that was cut off and run again has recorded twice; the first record knows the unit as it was.
-    let Some(before) = undo.into_iter().next().filter(|_| of == Op::Apply) else {
-        return Ok(Undone::restored("nothing was stopped"));
-    };
+    let guarded = undo.iter().find_map(|undo| match undo {
+        StopUndo::Guarded { unit } => Some(unit.clone()),
+        StopUndo::Stopped(_) => None,
+    });
+    let stopped = undo.into_iter().find_map(|undo| match undo {
+        StopUndo::Stopped(before) => Some(before),
+        StopUndo::Guarded { .. } => None,
+    });
+    match (of, guarded, stopped) {
+        (Op::Prepare, Some(unit), _) => {
+            let units = ground.units().await?;
+            guard::remove(ground, &units, &unit).await?;
+            Ok(Undone::restored(format!("the drop-in of the migration is removed from {unit}")))
+        }
+        (Op::Apply, _, Some(before)) => restore(ground, config, cx, before).await,
+        _ => Ok(Undone::restored("nothing was stopped")),
+    }
+}
+
+async fn restore(
+    ground: &Ground,
+    config: &StopConfig,
+    cx: &Context,
+    before: Before,
+) -> Result<Undone, StepError> {
     let unit = before.unit.as_str();
     let units = ground.units().await?;
     if before.was_active() {
@@ -63,13 +85,16 @@ pub async fn rollback(
 }
 
 /// Takes the mask off and enables the unit if it was enabled.
-async fn definition(units: &Units, before: &StopUndo) -> Result<Undone, StepError> {
+async fn definition(units: &Units, before: &Before) -> Result<Undone, StepError> {
     let unit = before.unit.as_str();
     let mut undone = Undone { evidence: Vec::new(), left: Vec::new() };
     let mut now = units.status(unit).await?;
     // On the disk, or only in memory: a crash can lie between the two.
     if (now.unit_file_state == "masked" || now.load_state == "masked") && !before.was_masked() {
-        units.unmask(unit).await?;
+        units.unlink_mask(unit).await?;
+        if now.load_state == "masked" {
+            units.reload_unit_files().await?;
+        }
         now = units.status(unit).await?;
         if now.load_state == "masked" {
             return Err(StepError::new(format!("unmask {unit}"))

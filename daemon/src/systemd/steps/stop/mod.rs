@@ -3,6 +3,7 @@
 
 mod back;
 mod check;
+mod guard;
 
 use super::ground::{Ground, with_progress};
 use super::span::Span;
@@ -80,9 +81,22 @@ impl StopConfig {
     }
 }
 
+/// What is undone on the way back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "undo")]
+pub enum StopUndo {
+    /// Remove the drop-in that `prepare` wrote.
+    Guarded {
+        /// Of which unit.
+        unit: String,
+    },
+    /// Put the unit back as it was before `apply`.
+    Stopped(Before),
+}
+
 /// The unit as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StopUndo {
+pub struct Before {
     /// Its name.
     pub unit: String,
     /// `active`, `inactive`, …
@@ -97,9 +111,9 @@ pub struct StopUndo {
     pub control_group: String,
 }
 
-impl StopUndo {
+impl Before {
     fn of(status: &UnitStatus) -> Self {
-        StopUndo {
+        Before {
             unit: status.unit.clone(),
             active_state: status.active_state.clone(),
             unit_file_state: status.unit_file_state.clone(),
@@ -139,6 +153,10 @@ impl Step for Stop {
         plan(&Ground::default(), config, cx).await
     }
 
+    async fn prepare(config: &StopConfig, cx: &Context) -> Result<Outcome, StepError> {
+        prepare(&Ground::default(), config, cx).await
+    }
+
     async fn apply(config: &StopConfig, cx: &Context) -> Result<Outcome, StepError> {
         apply(&Ground::default(), config, cx).await
     }
@@ -155,10 +173,15 @@ impl Step for Stop {
     ) -> Result<Undone, StepError> {
         rollback(&Ground::default(), config, cx, of, undo).await
     }
+
+    async fn finalize(config: &StopConfig, cx: &Context) -> Result<Outcome, StepError> {
+        finalize(&Ground::default(), config, cx).await
+    }
 }
 
 pub use back::rollback;
 pub use check::check;
+pub use guard::prepare;
 
 /// See [`Step::plan`].
 ///
@@ -175,6 +198,10 @@ pub async fn plan(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<
     };
     let bound = config.bound(&status).as_secs();
     Ok(vec![
+        Change::new(
+            Op::Prepare,
+            format!("write {}, which makes the mask count at once", guard::path(ground, unit).display()),
+        ),
         Change::new(
             Op::Apply,
             format!(
@@ -200,12 +227,13 @@ pub async fn apply(ground: &Ground, config: &StopConfig, cx: &Context) -> Result
             .remedy("set `unit` of `[connect]` to the unit of Connect"));
     }
     if before.is_inactive()
-        && before.is_masked()
+        && guard::keeps_stopped(ground, &before)
         && units.processes_in(unit, &before.control_group)?.is_empty()
     {
         return Ok(Outcome::already_done(format!("{unit} is {} and masked", before.state_text())));
     }
-    cx.record_undo(&StopUndo::of(&before))?;
+    cx.record_undo(&StopUndo::Stopped(Before::of(&before)))?;
+    let guarded = guard::is_read(ground, &before);
     let bound = config.bound(&before);
     let doing = format!("stopping {unit}");
     let mut outcome = Outcome::changed(format!("{unit} was {}", before.state_text()));
@@ -216,7 +244,11 @@ pub async fn apply(ground: &Ground, config: &StopConfig, cx: &Context) -> Result
             stopped.took.as_secs_f64(),
             shown_group(&before)
         ));
-        units.mask(unit).await?;
+        if guarded {
+            units.link_mask(unit).await?;
+        } else {
+            units.mask(unit).await?;
+        }
         let now = units.status(unit).await?;
         if now.is_inactive() {
             break;
@@ -232,16 +264,16 @@ pub async fn apply(ground: &Ground, config: &StopConfig, cx: &Context) -> Result
                 .remedy(format!("see `journalctl -u {unit}` for who starts it")));
         }
     }
-    let now = settled(&units, unit).await?;
+    let now = settled(ground, &units, unit).await?;
     Ok(outcome.and(format!("masked: {} is {}", now.unit, now.unit_file_state)))
 }
 
 /// The unit, if it is inactive, masked and empty.
-async fn settled(units: &Units, unit: &str) -> Result<UnitStatus, StepError> {
+async fn settled(ground: &Ground, units: &Units, unit: &str) -> Result<UnitStatus, StepError> {
     let now = units.status(unit).await?;
     let wrong = if !now.is_inactive() {
         format!("it is {}", now.state_text())
-    } else if !now.is_masked() {
+    } else if !guard::keeps_stopped(ground, &now) {
         format!("it is not masked, but {} and {}", now.load_state, now.unit_file_state)
     } else if now.main_pid != 0 {
         format!("its main process {} still runs", now.main_pid)
@@ -268,7 +300,7 @@ fn shown_group(status: &UnitStatus) -> &str {
 pub async fn verify(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<Verdict, StepError> {
     let unit = config.unit(cx);
     let units = ground.units().await?;
-    let now = match settled(&units, unit).await {
+    let now = match settled(ground, &units, unit).await {
         Ok(now) => now,
         Err(error) if error.tried.starts_with("find ") => {
             return Ok(Verdict::broken(format!("{unit}: {}", error.why), error.remedy));
@@ -290,4 +322,17 @@ pub async fn verify(ground: &Ground, config: &StopConfig, cx: &Context) -> Resul
         now.state_text(),
         cx.source().install_dir.display()
     )))
+}
+
+/// See [`Step::finalize`].
+///
+/// # Errors
+/// When the drop-in cannot be removed, or systemd does not answer.
+pub async fn finalize(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<Outcome, StepError> {
+    let unit = config.unit(cx);
+    let units = ground.units().await?;
+    Ok(match guard::remove(ground, &units, unit).await? {
+        true => Outcome::changed(format!("{unit} stays masked; the drop-in of the migration is removed")),
+        false => Outcome::already_done(format!("{unit} stays masked")),
+    })
 }
