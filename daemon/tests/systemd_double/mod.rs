@@ -7,6 +7,7 @@
 
 pub mod bus;
 pub mod manager;
+pub mod scene;
 pub mod web;
 pub mod world;
 
