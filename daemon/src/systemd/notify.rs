@@ -15,10 +15,6 @@ const MAX_STATUS_BYTES: usize = 1024;
 const SEND_TIMEOUT_MILLIS: u64 = 1000;
 /// Where systemd says that it wants to be told.
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
-/// How often systemd wants a sign of life, in microseconds.
-const WATCHDOG_VARIABLE: &str = "WATCHDOG_USEC";
-/// Whom [`WATCHDOG_VARIABLE`] is meant for.
-const WATCHDOG_PID_VARIABLE: &str = "WATCHDOG_PID";
 
 /// Tells systemd how the service is. Without a systemd that listens every call does nothing; none of them fails, because a run
 /// must not end for the lack of a listener.
@@ -32,11 +28,7 @@ impl Notify {
     /// As the environment says, which systemd has set.
     #[must_use]
     pub fn from_environment() -> Self {
-        let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-        let meant_for_us =
-            number(WATCHDOG_PID_VARIABLE).is_none_or(|pid| pid == u64::from(std::process::id()));
-        let watchdog = number(WATCHDOG_VARIABLE).filter(|micros| meant_for_us && *micros > 0);
-        Notify::new(std::env::var_os(SOCKET_VARIABLE), watchdog.map(Duration::from_micros))
+        Notify::new(std::env::var_os(SOCKET_VARIABLE), sd_notify::watchdog_enabled())
     }
 
     /// To this socket (a path, or `@name` in the abstract namespace), with this watchdog.
