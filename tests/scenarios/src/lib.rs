@@ -1,7 +1,7 @@
 //! End-to-end scenarios: the packages as they are shipped, on a real machine that is thrown away.
 //!
 //! [`artifacts`] builds what goes into the machine, [`lab`] makes a machine on which Connect serves content and asserts how it
-//! must stand in the end, [`scenario`] has the scenarios and runs them, [`bench`] measures.
+//! must stand in the end, [`scenario`] has the scenarios and runs them, [`mod@bench`] measures.
 
 pub mod artifacts;
 pub mod bench;
