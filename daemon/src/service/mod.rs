@@ -15,7 +15,7 @@ use crate::engine::{Command, Engine, Finish, Reply, WallClock};
 use crate::host::ChildLauncher;
 use crate::instance::Instance;
 use crate::report::Report;
-use crate::state::{End, InstanceLock, LockError, SqliteStore, Store};
+use crate::state::{End, InstanceLock, LockError, SqliteStore, Store, View};
 use crate::systemd::{journal, notify::Notify};
 use connect_migrator_sdk::Op;
 use jiff::Timestamp;
@@ -33,7 +33,12 @@ pub async fn run(instance: &Instance) -> Exit {
     journal::init(journal::Mode::Daemon);
     let teller = Arc::new(Teller::new(instance.name(), Notify::from_environment()));
     let exit = match begin(instance, &teller).await {
-        Ok((engine, _lock)) => go(instance, engine, &teller).await,
+        Ok(Begun::Run(engine, _lock)) => go(instance, *engine, &teller).await,
+        Ok(Begun::Ended(view, end, _lock)) => {
+            teller.ready();
+            wrap_up(instance, &view, &teller).await;
+            exit_of(&end)
+        }
         Err((exit, why)) => {
             teller.failed(&why);
             exit
@@ -45,7 +50,15 @@ pub async fn run(instance: &Instance) -> Exit {
 
 type Failed = (Exit, String);
 
-async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<(Engine, InstanceLock), Failed> {
+/// What a start found.
+enum Begun {
+    /// A migration to go on with, or a new one.
+    Run(Box<Engine>, InstanceLock),
+    /// One that had ended when the daemon was cut off. Nobody asked for another one: this start only wraps it up.
+    Ended(Box<View>, End, InstanceLock),
+}
+
+async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Failed> {
     let unusable = |why: &dyn std::fmt::Display| (Exit::Unusable, why.to_string());
     let state_dir = instance.state_dir();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(|error| {
@@ -57,6 +70,12 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<(Engine, Ins
     })?;
     let store: Arc<dyn Store> =
         Arc::new(SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?);
+    let view = View::of(&store.load().map_err(|error| unusable(&error))?);
+    if let Some((_, end)) = view.closed.clone()
+        && !recover::is_tidy(instance, &view)
+    {
+        return Ok(Begun::Ended(Box::new(view), end, lock));
+    }
     let launcher = Arc::new(ChildLauncher::default());
     let Recovered { plan, begins } = recover::recover(instance, store.as_ref(), launcher.as_ref())
         .await
@@ -74,7 +93,30 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<(Engine, Ins
     if let Some(started) = begins {
         engine.start(&started).map_err(|error| unusable(&error))?;
     }
-    Ok((engine, lock))
+    Ok(Begun::Run(Box::new(engine), lock))
+}
+
+/// Writes the report; after the end of a migration, undoes what was set up for its time only. Done twice, it is done once.
+async fn wrap_up(instance: &Instance, view: &View, teller: &Teller) {
+    if let Some(report) = Report::of(view, Timestamp::now())
+        && let Err(error) = report.write(&instance.report_path())
+    {
+        teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
+    }
+    if view.closed.is_some() {
+        recover::arm(instance, false).await;
+        // Last: it tells the next start that nothing is left to do.
+        recover::tidy(instance, view);
+    }
+}
+
+fn exit_of(end: &End) -> Exit {
+    match end {
+        End::Committed => Exit::Done,
+        End::RolledBack { left } if left.is_empty() => Exit::RolledBack,
+        End::RolledBack { .. } => Exit::NeedsOperator,
+        End::Blocked => Exit::Blocked,
+    }
 }
 
 async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Exit {
@@ -97,22 +139,12 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
         teller.ready();
     }
     let result = engine.run(&mut commands).await;
-    let view = engine.view();
-    if let Some(report) = Report::of(&view, Timestamp::now())
-        && let Err(error) = report.write(&instance.report_path())
-    {
-        teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
-    }
-    if view.closed.is_some() {
-        recover::arm(instance, false).await;
-        recover::tidy(instance, &view);
-    }
+    wrap_up(instance, &engine.view(), teller).await;
     drop(bus);
     match result {
-        Ok(Finish::Closed(End::Committed) | Finish::Parked) => Exit::Done,
-        Ok(Finish::Closed(End::RolledBack { left })) if left.is_empty() => Exit::RolledBack,
-        Ok(Finish::Closed(End::RolledBack { .. }) | Finish::Waiting(_)) => Exit::NeedsOperator,
-        Ok(Finish::Closed(End::Blocked)) => Exit::Blocked,
+        Ok(Finish::Closed(end)) => exit_of(&end),
+        Ok(Finish::Parked) => Exit::Done,
+        Ok(Finish::Waiting(_)) => Exit::NeedsOperator,
         Err(error) => {
             teller.failed(&error.to_string());
             Exit::Failed

@@ -134,6 +134,11 @@ pub(super) async fn arm(instance: &Instance, on: bool) {
     }
 }
 
+/// Whether [`tidy`] was done for this migration, the last thing after its end.
+pub(super) fn is_tidy(instance: &Instance, view: &View) -> bool {
+    !instance.pinned_plugins_dir(view.migration()).exists()
+}
+
 /// Removes the plugins that were kept for the migration. The steps' folders stay: they hold the logs of rebuilt content.
 pub(super) fn tidy(instance: &Instance, view: &View) {
     let dir = instance.pinned_plugins_dir(view.migration());
