@@ -3,14 +3,18 @@
 use clap::Parser;
 use connect_migrator_rig::{Suite, host};
 use connect_migrator_scenarios::artifacts::{self, target, workspace};
+use connect_migrator_scenarios::bench;
 use connect_migrator_scenarios::lab::Tried;
-use connect_migrator_scenarios::{bench, scenario};
+use connect_migrator_scenarios::scenario::{self, Scenario};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Debian packages that tests on the host itself need.
 const TEST_PACKAGES: [(&str, &str); 4] =
     [("dbus-daemon", "dbus-daemon"), ("nginx", "nginx-light"), ("initdb", "postgresql"), ("cc", "gcc")];
+
+/// Scenarios that run every time: the way there, and the ways back. The others run with `--all`.
+const EVERY_TIME: [&str; 2] = ["a server is moved", "rolled back"];
 
 /// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
 #[derive(Debug, Parser)]
@@ -31,9 +35,13 @@ struct Arguments {
     /// Leave the machine of a failed scenario running, and say how to log in
     #[arg(long)]
     keep: bool,
-    /// Without the benches
+    /// All scenarios on every Debian, also those that take many minutes each: kills in every phase, power cut, reboots,
+    /// packages, every broken prerequisite; then the benches. About two hours
     #[arg(long)]
-    no_bench: bool,
+    all: bool,
+    /// Only the benches
+    #[arg(long)]
+    bench: bool,
 }
 
 fn main() -> ExitCode {
@@ -49,7 +57,8 @@ fn main() -> ExitCode {
 
 fn ci(arguments: &Arguments) -> Tried<bool> {
     let began = Instant::now();
-    if !arguments.only_machine {
+    let only_machine = arguments.only_machine || arguments.bench || arguments.only.is_some();
+    if !only_machine {
         host::install(&missing(), |line| println!("{line}"))?;
         pure()?;
     }
@@ -58,11 +67,20 @@ fn ci(arguments: &Arguments) -> Tried<bool> {
     }
     host::require(|line| println!("{line}"))?;
     let artifacts = artifacts::build()?;
-    let (passed, failed) =
-        scenario::run(&artifacts, arguments.only.as_deref(), arguments.suite, arguments.keep)?;
+    let (mut passed, mut failed) = (0, 0);
+    if !arguments.bench {
+        let wanted = |scenario: &Scenario| match &arguments.only {
+            Some(only) => scenario.name.contains(only.as_str()),
+            None => arguments.all || EVERY_TIME.iter().any(|part| scenario.name.contains(part)),
+        };
+        let suite = match arguments.suite {
+            None if !arguments.all => Some(Suite::best_for_host()?.suite),
+            suite => suite,
+        };
+        (passed, failed) = scenario::run(&artifacts, &wanted, suite, arguments.keep)?;
+    }
     // Figures depend on the machine and on what else it does: they are told, and fail nothing.
-    if !arguments.no_bench
-        && arguments.only.is_none()
+    if (arguments.bench || arguments.all && failed == 0)
         && let Err(why) = bench::run(&artifacts)
     {
         println!("   NOT REACHED: {why}");
