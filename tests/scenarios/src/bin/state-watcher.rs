@@ -84,10 +84,12 @@ fn run(arguments: &Arguments) -> Tried<()> {
             while Instant::now() < until {
                 for name in state.news()? {
                     let wanted = only.is_empty() || only.iter().any(|start| name.starts_with(start.as_str()));
-                    if wanted && seen.insert(name.clone()) {
+                    if wanted && !seen.contains(&name) {
                         std::thread::sleep(Duration::from_millis(delays.next().copied().unwrap_or(0)));
+                        // A daemon that is gone already meets this event again when it has resumed.
                         if kill_daemon(cgroup)? {
                             println!("{name}");
+                            seen.insert(name.clone());
                         }
                     }
                     if name == "closed" {

@@ -23,7 +23,7 @@ fn kill(lab: &Lab, arguments: &str) -> Tried {
     lab.must(NO_LIMIT)?;
     lab.must(&format!(
         "systemd-run --quiet --unit=lab-kill --property=StandardOutput=file:/root/lab/killed \
-         /root/lab/state-watcher kill {arguments}"
+         /root/lab/state-watcher --within 900 kill {arguments}"
     ))?;
     Ok(())
 }
@@ -57,10 +57,21 @@ fn on_the_way(lab: &Lab) -> Tried {
             "verify container",
             "soak-started",
             "commit-decided",
+            "closed",
         ],
     )?;
     ensure!(end == "committed", "after {} kills it ended {end}", killed.len());
-    lab.must("! systemctl is-active -q connect-migrator@prod")?;
+    ended_once(lab)
+}
+
+/// Asserts that a daemon which was cut off at the end did not begin another migration.
+fn ended_once(lab: &Lab) -> Tried {
+    lab.wait_for("the daemon to end", "! systemctl is-active -q connect-migrator@prod")?;
+    let count = "sqlite3 -readonly /var/lib/connect-migrator/prod/state.db 'select count(distinct migration) from event'";
+    let migrations = lab.ask(count)?;
+    ensure!(migrations == "1", "{migrations} migrations were begun, one was asked for");
+    let left = lab.ask("systemctl is-enabled connect-migrator@prod")?;
+    ensure!(left == "disabled", "the unit was armed for the time of the migration and stays {left}");
     Ok(())
 }
 
@@ -68,7 +79,7 @@ fn on_the_way_back(lab: &Lab) -> Tried {
     lab.write_runbook(&Runbook::that_waits().text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_soak()?;
-    kill(lab, "--only rollback,probe --after-ms 0,60,300")?;
+    kill(lab, "--only rollback,probe,closed --after-ms 0,60,300")?;
     lab.must("connect-migrator rollback prod --yes --no-wait")?;
     let end = lab.assert_good_end()?;
     ensure!(end == "rolled-back", "it ended {end}");
@@ -81,9 +92,10 @@ fn on_the_way_back(lab: &Lab) -> Tried {
             "rollback container apply",
             "rollback stop apply",
             "rollback route enter-window",
+            "closed",
         ],
     )?;
-    Ok(())
+    ended_once(lab)
 }
 
 fn power_cut(lab: &Lab) -> Tried {
@@ -98,7 +110,5 @@ fn power_cut(lab: &Lab) -> Tried {
     let state = lab.machine.boot()?;
     ensure!(matches!(state.as_str(), "running" | "degraded"), "the machine came up {state}");
     lab.assert_good_end()?;
-    let left = lab.ask("systemctl is-enabled connect-migrator@prod")?;
-    ensure!(left == "disabled", "the unit was armed for the time of the migration and stays {left}");
-    Ok(())
+    ended_once(lab)
 }
