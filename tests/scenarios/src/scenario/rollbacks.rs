@@ -74,15 +74,16 @@ fn other_version(lab: &Lab) -> Tried {
 }
 
 fn nginx(lab: &Lab) -> Tried {
-    // An administrator breaks the configuration at the worst time. What they wrote is theirs: rollback leaves it there.
+    // An administrator breaks the configuration at the worst time, and notices when the route fails. Were it left broken, nginx
+    // could not be reloaded, and the rollback would end with that told.
     lab.must(
         "systemd-run --quiet --unit=lab-sabotage bash -c '/root/lab/state-watcher await apply container &&
-         echo \"listen nowhere;\" >/etc/nginx/conf.d/zz-not-ours.conf'",
+         echo \"listen nowhere;\" >/etc/nginx/conf.d/zz-not-ours.conf &&
+         /root/lab/state-watcher await rollback-decided; rm /etc/nginx/conf.d/zz-not-ours.conf'",
     )?;
     lab.write_runbook(&Runbook::default().text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_standing("rolled-back")?;
-    lab.must("rm /etc/nginx/conf.d/zz-not-ours.conf && nginx -tq && systemctl reload nginx")?;
     rolled_back(lab, "route", "nginx -t").map(drop)
 }
 
