@@ -167,3 +167,37 @@ fn kill_daemon(cgroup: &Path) -> Tried<bool> {
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_beginning_of_a_call_is_named_by_what_is_called() {
+        let intent =
+            json!({ "event": "intent", "call": 7, "step": "route", "op": "rollback", "of": "enter-window" });
+        assert_eq!(name(&intent), "rollback route enter-window");
+        assert_eq!(name(&json!({ "event": "intent", "step": "stop", "op": "apply" })), "apply stop");
+        assert_eq!(name(&json!({ "event": "soak-started" })), "soak-started");
+    }
+
+    #[test]
+    fn what_was_there_before_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let writer = Connection::open(&path).unwrap();
+        writer.execute_batch("CREATE TABLE event (seq INTEGER PRIMARY KEY, body TEXT)").unwrap();
+        let add = |event: &str| {
+            writer
+                .execute("INSERT INTO event (body) VALUES (?1)", [format!(r#"{{"event":"{event}"}}"#)])
+                .unwrap()
+        };
+        add("started");
+        let mut follower = Follower::new(&path);
+        assert!(follower.news().unwrap().is_empty());
+        add("closed");
+        assert_eq!(follower.news().unwrap(), ["closed"]);
+        assert!(follower.news().unwrap().is_empty());
+    }
+}

@@ -174,3 +174,32 @@ fn told(all: &[Asked]) -> serde_json::Value {
         "late_ms": { "p50": at(50), "p99": at(99) },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(outcomes: &[Result<&str, &str>]) -> Vec<Asked> {
+        let one = |(tick, outcome): (usize, &Result<&str, &str>)| Asked {
+            sent: Duration::from_millis(10 * tick as u64),
+            late: Duration::ZERO,
+            outcome: outcome.map(str::to_owned).map_err(str::to_owned),
+        };
+        outcomes.iter().enumerate().map(one).collect()
+    }
+
+    #[test]
+    fn the_window_lies_between_the_good_requests_around_the_longest_row_of_bad_ones() {
+        let (old, new, bad) = (Ok("old"), Ok("new"), Err("status 503"));
+        let told = told(&asked(&[old, bad, old, old, bad, bad, bad, new, new]));
+        assert_eq!(told["seconds"], 0.04);
+        assert_eq!((&told["from"], &told["to"]), (&json!("old"), &json!("new")));
+        assert_eq!(told["outcomes"], json!({ "old": 3, "new": 2, "status 503": 4 }));
+        assert_eq!(told["ends_bad"], false);
+    }
+
+    #[test]
+    fn a_row_of_bad_requests_without_an_end_is_told() {
+        assert_eq!(told(&asked(&[Ok("old"), Err("timeout")]))["ends_bad"], true);
+    }
+}
