@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cache::{Cache, Entry, Key};
+use crate::cache::{Cache, IN_USE, Key};
 use crate::{Error, Suite, program, sources};
 
 const PACKAGES: &str = include_str!("../recipe/packages");
@@ -20,7 +20,7 @@ const FORMAT: &str = "1";
 pub struct Image {
     suite: Suite,
     key: Key,
-    entry: Entry,
+    folder: PathBuf,
 }
 
 impl Image {
@@ -28,8 +28,8 @@ impl Image {
     /// Needs what [`crate::host::require`] installs and the host's package mirror. Root is not needed.
     pub fn build(suite: Suite, cache: &Cache) -> Result<Self, Error> {
         let key = Key::of([FORMAT, suite.name(), PACKAGES, CUSTOMIZE, DISK_SIZE]);
-        let entry = cache.entry(suite.name(), &key, |folder| make(suite, cache, folder))?;
-        Ok(Self { suite, key, entry })
+        let folder = cache.entry(suite.name(), &key, |folder| make(suite, cache, folder))?;
+        Ok(Self { suite, key, folder })
     }
 
     /// Which Debian it is.
@@ -43,23 +43,23 @@ impl Image {
     }
 
     pub(crate) fn disk(&self) -> PathBuf {
-        self.entry.path("base.qcow2")
+        self.folder.join("base.qcow2")
     }
 
     pub(crate) fn kernel(&self) -> PathBuf {
-        self.entry.path("vmlinuz")
+        self.folder.join("vmlinuz")
     }
 
     pub(crate) fn initrd(&self) -> PathBuf {
-        self.entry.path("initrd")
+        self.folder.join("initrd")
     }
 
     pub(crate) fn ssh_key(&self) -> PathBuf {
-        self.entry.path("id")
+        self.folder.join("id")
     }
 
     pub(crate) fn in_use(&self) -> PathBuf {
-        self.entry.in_use()
+        self.folder.join(IN_USE)
     }
 }
 
@@ -104,10 +104,7 @@ fn make(suite: Suite, cache: &Cache, folder: &Path) -> Result<(), Error> {
         arguments.push(beside("guest.sources"));
     }
     say("installing its packages (mmdebstrap)");
-    let mut mmdebstrap = program::command("mmdebstrap");
-    // Its initrd would be made and not used.
-    let ended = mmdebstrap.args(&arguments).env("INITRD", "No").output();
-    program::finish(&what, "mmdebstrap", ended)?;
+    program::output(&what, "mmdebstrap", &arguments)?;
     say("packing the disk");
     program::output(
         &what,
