@@ -134,7 +134,7 @@ impl Migration {
     }
 }
 
-/// Whether a daemon of the instance answers, and what it says to a method of [`Migration`].
+/// Whether a daemon of the instance answers, and what it says to a method of its object.
 ///
 /// # Errors
 /// When the bus cannot be reached, or the daemon refuses; `Ok(None)` when no daemon runs.
