@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How often the state is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long systemd may take to start a killed daemon again.
+const NEXT_START: Duration = Duration::from_secs(20);
 /// How long to wait for a reader or writer of the state.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -93,6 +95,15 @@ fn run(arguments: &Arguments) -> Tried<()> {
                         }
                     }
                     if name == "closed" {
+                        // The kill before may have hit this very moment: then the next start is killed, which has only
+                        // to wrap up.
+                        let soon = Instant::now() + NEXT_START;
+                        while wanted && !seen.contains(&name) && Instant::now() < soon {
+                            if kill_daemon(cgroup)? {
+                                println!("{name}");
+                                seen.insert(name.clone());
+                            }
+                        }
                         return Ok(());
                     }
                 }
@@ -162,7 +173,7 @@ fn kill_daemon(cgroup: &Path) -> Tried<bool> {
     for id in processes.lines() {
         let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
         if command.split(|byte| *byte == 0).nth(1) == Some(b"daemon") {
-            return Ok(std::process::Command::new("/bin/kill").args(["-9", id]).status()?.success());
+            return Ok(std::process::Command::new("/bin/kill").args(["-9", id]).output()?.status.success());
         }
     }
     Ok(false)
