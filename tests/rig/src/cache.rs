@@ -21,7 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How many characters of a key name its folder.
 const KEY_CHARS: usize = 12;
 /// The file in every finished entry on which its users hold a shared lock.
-pub(crate) const IN_USE: &str = "in-use";
+const IN_USE: &str = "in-use";
 
 /// The cache folder, and where progress is told. Cheap to clone.
 #[derive(Clone)]
@@ -93,18 +93,18 @@ impl Cache {
     /// The entry `name-key`, made by `build` in a folder beside it when it is not there yet. Two processes do not build
     /// the same name at once, and nobody sees half an entry. Older entries of the same name are removed once
     /// nobody uses them.
-    pub(crate) fn entry<F>(&self, name: &str, key: &Key, build: F) -> Result<PathBuf, Error>
+    pub(crate) fn entry<F>(&self, name: &str, key: &Key, build: F) -> Result<Entry, Error>
     where
         F: FnOnce(&Path) -> Result<(), Error>,
     {
         let folder = self.made()?;
         let entry = folder.join(format!("{name}-{}", key.short()));
-        if entry.join(IN_USE).exists() {
-            return Ok(entry);
+        if let Some(found) = Entry::open(&entry)? {
+            return Ok(found);
         }
         let _lock = self.lock_build(&folder, name)?;
-        if entry.join(IN_USE).exists() {
-            return Ok(entry);
+        if let Some(found) = Entry::open(&entry)? {
+            return Ok(found);
         }
         let unfinished = format!("{name}-building-");
         for left in list(&folder)?.into_iter().filter(|other| other.starts_with(&unfinished)) {
@@ -119,12 +119,15 @@ impl Cache {
         create(&fresh.path().join(IN_USE))?;
         let made = fresh.keep();
         std::fs::rename(&made, &entry).map_err(|e| Error::io("move a finished build to", &entry, e))?;
+        let built = Entry::open(&entry)?.ok_or_else(|| {
+            Error::io("find the finished build", &entry, std::io::ErrorKind::NotFound.into())
+        })?;
         for old in self.entries()?.into_iter().filter(|old| is_of(old, name)) {
             if folder.join(&old) != entry {
                 self.remove_unused(&old)?;
             }
         }
-        Ok(entry)
+        Ok(built)
     }
 
     /// Waits for one of the places for running machines; dropping the answer frees it.
@@ -216,9 +219,44 @@ impl Cache {
     /// Whether it could be removed.
     fn remove_unused(&self, name: &str) -> Result<bool, Error> {
         let path = self.folder.join(name);
+        if !path.join(IN_USE).exists() {
+            return Ok(true);
+        }
         let Some(_lock) = try_lock(&path.join(IN_USE))? else { return Ok(false) };
         remove(&path)?;
         Ok(true)
+    }
+}
+
+/// A finished entry. It is not removed while this or a clone of it lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    folder: PathBuf,
+    _in_use: Arc<Flock<File>>,
+}
+
+impl Entry {
+    /// `None` when it is not there.
+    fn open(folder: &Path) -> Result<Option<Self>, Error> {
+        let path = folder.join(IN_USE);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &path, e)),
+        };
+        let lock =
+            Flock::lock(file, FlockArg::LockShared).map_err(|(_, e)| Error::io("lock", &path, e.into()))?;
+        // Somebody may have been removing it.
+        Ok(path.exists().then(|| Self { folder: folder.to_owned(), _in_use: Arc::new(lock) }))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The file on which a shared lock keeps it from being removed.
+    pub(crate) fn in_use(&self) -> PathBuf {
+        self.folder.join(IN_USE)
     }
 }
 
@@ -308,15 +346,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
         let key = Key::of(["1"]);
-        let first = cache
-            .entry("image", &key, |at| {
-                std::fs::write(at.join("disk"), "x").unwrap();
-                Ok(())
-            })
-            .unwrap();
+        let first = cache.entry("image", &key, |at| {
+            std::fs::write(at.join("disk"), "x").unwrap();
+            Ok(())
+        });
         let second = cache.entry("image", &key, |_| Err(Error::SelfTest("built again".into()))).unwrap();
-        assert_eq!(first, second);
-        assert_eq!(std::fs::read_to_string(second.join("disk")).unwrap(), "x");
+        assert_eq!(first.unwrap().folder, second.folder);
+        assert_eq!(std::fs::read_to_string(second.path("disk")).unwrap(), "x");
     }
 
     #[test]
@@ -329,13 +365,17 @@ mod tests {
         assert_eq!(left, ["image.lock"]);
     }
 
+    /// Makes an entry that nobody uses then.
+    fn made(cache: &Cache, name: &str, key: &str) -> PathBuf {
+        cache.entry(name, &Key::of([key]), |_| Ok(())).unwrap().folder
+    }
+
     #[test]
     fn a_new_entry_replaces_the_old_one_of_its_name_only() {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
-        let old = cache.entry("image", &Key::of(["1"]), |_| Ok(())).unwrap();
-        let other = cache.entry("image-demo", &Key::of(["1"]), |_| Ok(())).unwrap();
-        let new = cache.entry("image", &Key::of(["2"]), |_| Ok(())).unwrap();
+        let (old, other) = (made(&cache, "image", "1"), made(&cache, "image-demo", "1"));
+        let new = made(&cache, "image", "2");
         assert!(!old.exists() && other.exists() && new.exists());
     }
 
@@ -344,13 +384,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = quiet(folder.path());
         let old = cache.entry("image", &Key::of(["1"]), |_| Ok(())).unwrap();
-        let in_use =
-            Flock::lock(File::open(old.join(IN_USE)).unwrap(), FlockArg::LockSharedNonblock).unwrap();
-        cache.entry("image", &Key::of(["2"]), |_| Ok(())).unwrap();
-        assert!(old.exists());
-        drop(in_use);
+        made(&cache, "image", "2");
         cache.clean().unwrap();
-        assert!(!old.exists());
+        let path = old.path("");
+        assert!(path.exists());
+        drop(old);
+        cache.clean().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_removed_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join("image-building-abc");
+        std::fs::create_dir(&left).unwrap();
+        made(&quiet(folder.path()), "image", "1");
+        assert!(!left.exists());
     }
 
     #[test]

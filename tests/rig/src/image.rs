@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cache::{Cache, IN_USE, Key};
+use crate::cache::{Cache, Entry, Key};
 use crate::{Error, Suite, program, sources};
 
 const PACKAGES: &str = include_str!("../recipe/packages");
@@ -20,7 +20,7 @@ const FORMAT: &str = "1";
 pub struct Image {
     suite: Suite,
     key: Key,
-    folder: PathBuf,
+    entry: Entry,
 }
 
 impl Image {
@@ -28,8 +28,8 @@ impl Image {
     /// Needs what [`crate::host::require`] installs and the host's package mirror. Root is not needed.
     pub fn build(suite: Suite, cache: &Cache) -> Result<Self, Error> {
         let key = Key::of([FORMAT, suite.name(), PACKAGES, CUSTOMIZE, DISK_SIZE]);
-        let folder = cache.entry(suite.name(), &key, |folder| make(suite, cache, folder))?;
-        Ok(Self { suite, key, folder })
+        let entry = cache.entry(suite.name(), &key, |folder| make(suite, cache, folder))?;
+        Ok(Self { suite, key, entry })
     }
 
     /// Which Debian it is.
@@ -43,23 +43,23 @@ impl Image {
     }
 
     pub(crate) fn disk(&self) -> PathBuf {
-        self.folder.join("base.qcow2")
+        self.entry.path("base.qcow2")
     }
 
     pub(crate) fn kernel(&self) -> PathBuf {
-        self.folder.join("vmlinuz")
+        self.entry.path("vmlinuz")
     }
 
     pub(crate) fn initrd(&self) -> PathBuf {
-        self.folder.join("initrd")
+        self.entry.path("initrd")
     }
 
     pub(crate) fn ssh_key(&self) -> PathBuf {
-        self.folder.join("id")
+        self.entry.path("id")
     }
 
     pub(crate) fn in_use(&self) -> PathBuf {
-        self.folder.join(IN_USE)
+        self.entry.in_use()
     }
 }
 
@@ -104,7 +104,10 @@ fn make(suite: Suite, cache: &Cache, folder: &Path) -> Result<(), Error> {
         arguments.push(beside("guest.sources"));
     }
     say("installing its packages (mmdebstrap)");
-    program::output(&what, "mmdebstrap", &arguments)?;
+    let mut mmdebstrap = program::command("mmdebstrap");
+    // Its initrd would be made and not used.
+    let ended = mmdebstrap.args(&arguments).env("INITRD", "No").output();
+    program::finish(&what, "mmdebstrap", ended)?;
     say("packing the disk");
     program::output(
         &what,

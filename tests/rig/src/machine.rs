@@ -415,7 +415,9 @@ impl Machine {
         loop {
             match ssh.connect() {
                 Ok(()) => return Ok(()),
-                Err(Error::Unreachable { .. }) if Instant::now() < until && self.is_on() => {
+                Err(Error::Unreachable { .. })
+                    if Instant::now() < until && self.is_on() && !self.console().contains("Kernel panic") =>
+                {
                     std::thread::sleep(POLL_INTERVAL);
                 }
                 Err(_) => return Err(self.not_up("the machine's ssh", within)),

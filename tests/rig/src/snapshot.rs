@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cache::{Cache, IN_USE, Key};
+use crate::cache::{Cache, Entry, Key};
 use crate::machine::Machine;
 use crate::{Error, Image};
 
@@ -13,8 +13,9 @@ use crate::{Error, Image};
 pub struct Snapshot {
     image: Image,
     key: Key,
-    folder: PathBuf,
-    bases: Vec<PathBuf>,
+    entry: Entry,
+    /// The snapshots between it and the image.
+    below: Vec<Entry>,
 }
 
 impl Snapshot {
@@ -22,7 +23,7 @@ impl Snapshot {
     pub fn booted(cache: &Cache, image: &Image) -> Result<Self, Error> {
         let key = Key::of([image.key().as_str(), &Machine::kind(cache, image)?]);
         let name = format!("{}-booted", image.suite());
-        let folder = cache.entry(&name, &key, |folder| {
+        let entry = cache.entry(&name, &key, |folder| {
             let started = Instant::now();
             cache.say(format!("booting the {} image for the first time", image.suite()));
             let machine = Machine::boot_image(cache, image)?;
@@ -36,8 +37,7 @@ impl Snapshot {
             cache.say(format!("booted and put away after {} s", started.elapsed().as_secs()));
             Ok(())
         })?;
-        let bases = vec![folder.join(IN_USE), image.in_use()];
-        Ok(Self { image: image.clone(), key, folder, bases })
+        Ok(Self { image: image.clone(), key, entry, below: Vec::new() })
     }
 
     /// This snapshot, prepared further: `provision` gets a fresh machine from it, and what it leaves running and lying
@@ -51,7 +51,7 @@ impl Snapshot {
     {
         let key = Key::of([self.key.as_str(), name, key.as_str()]);
         let full_name = format!("{}-{name}", self.image.suite());
-        let folder = cache.entry(&full_name, &key, |folder| {
+        let entry = cache.entry(&full_name, &key, |folder| {
             let started = Instant::now();
             cache.say(format!("preparing the snapshot {full_name}"));
             let machine = Machine::from_snapshot(cache, self)?;
@@ -61,8 +61,8 @@ impl Snapshot {
             cache.say(format!("snapshot {full_name} put away after {} s", started.elapsed().as_secs()));
             Ok(())
         })?;
-        let bases = std::iter::once(folder.join(IN_USE)).chain(self.bases.iter().cloned()).collect();
-        Ok(Self { image: self.image.clone(), key, folder, bases })
+        let below = std::iter::once(&self.entry).chain(&self.below).cloned().collect();
+        Ok(Self { image: self.image.clone(), key, entry, below })
     }
 
     /// The image below it.
@@ -71,14 +71,16 @@ impl Snapshot {
     }
 
     pub(crate) fn disk(&self) -> PathBuf {
-        self.folder.join("disk.qcow2")
+        self.entry.path("disk.qcow2")
     }
 
     pub(crate) fn state(&self) -> PathBuf {
-        self.folder.join("state")
+        self.entry.path("state")
     }
 
+    /// The files whose locks keep all of it from being removed.
     pub(crate) fn in_use(&self) -> Vec<PathBuf> {
-        self.bases.clone()
+        let entries = std::iter::once(&self.entry).chain(&self.below);
+        entries.map(Entry::in_use).chain([self.image.in_use()]).collect()
     }
 }
