@@ -9,7 +9,7 @@ use crate::content::Content;
 use crate::failure::Failure;
 use crate::runtimes::{Language, Runtimes, Version};
 use crate::secret::hex;
-use crate::settings::Settings;
+use crate::settings::{Provider, Settings};
 use crate::startup;
 use crate::store::Store;
 use crate::users;
@@ -22,6 +22,8 @@ pub const DEFAULT_PYTHON: Version = Version(3, 12, 4);
 pub const DEFAULT_QUARTO: Version = Version(1, 8, 24);
 /// Python that the images do not have.
 pub const OLD_PYTHON: Version = Version(3, 9, 5);
+/// Visits of a seeded history.
+const VISITS_SEEDED: u32 = 200;
 /// Size of a seeded bundle.
 const BUNDLE_BYTES: usize = 16 * 1024;
 
@@ -206,7 +208,30 @@ pub async fn plant(
         }
     }
     let _ = store.execute("COMMIT", &[]).await?;
+    if settings.provider == Provider::Sqlite && !seed.buildable_only {
+        visits(settings, &items).await?;
+    }
     Ok(items)
+}
+
+/// A little history of use, in the instrumentation database of SQLite.
+async fn visits(settings: &Settings, items: &[Content]) -> Result<(), Failure> {
+    let Some(store) = Store::open_visits_sqlite(settings, true).await? else { return Ok(()) };
+    for n in 0..VISITS_SEEDED {
+        let Some(content) = items.get(n as usize % items.len().max(1)) else { continue };
+        let at = jiff::Timestamp::from_second(1_735_800_000 + i64::from(n) * 600).unwrap_or_default();
+        let user = (n % 5 != 0).then(|| guid("user", 1 + n % 3));
+        let path = (n % 2 == 0).then(|| format!("/page/{n}"));
+        let row = [
+            i64::from(n + 1).into(),
+            content.guid.as_str().into(),
+            user.into(),
+            at.to_string().into(),
+            path.into(),
+        ];
+        store.insert("visits", &row).await?;
+    }
+    Ok(())
 }
 
 fn bundle_bytes(bundle: &str) -> Vec<u8> {

@@ -54,6 +54,10 @@ pub struct Settings {
     pub postgres_url: Option<String>,
     /// `Postgres.Password`, plain or encrypted.
     pub postgres_password: Option<String>,
+    /// `Postgres.InstrumentationURL`; the same as `Postgres.URL` when it is not set.
+    pub instrumentation_url: Option<String>,
+    /// `Postgres.InstrumentationPassword`, or `Postgres.Password`.
+    pub instrumentation_password: Option<String>,
     /// `Applications.RunAs`.
     pub run_as: String,
     /// `[R]`, with `Server.RVersion` directories turned into executables.
@@ -123,6 +127,14 @@ impl Settings {
             sqlite_dir,
             postgres_url: gcfg.get("Postgres", "URL").map(str::to_owned),
             postgres_password: gcfg.get("Postgres", "Password").map(str::to_owned),
+            instrumentation_url: gcfg
+                .get("Postgres", "InstrumentationURL")
+                .or_else(|| gcfg.get("Postgres", "URL"))
+                .map(str::to_owned),
+            instrumentation_password: gcfg
+                .get("Postgres", "InstrumentationPassword")
+                .or_else(|| gcfg.get("Postgres", "Password"))
+                .map(str::to_owned),
             run_as: gcfg.get("Applications", "RunAs").unwrap_or("rstudio-connect").to_owned(),
             r,
             python: interpreter(&gcfg, "Python", false)?,

@@ -22,6 +22,20 @@ pub enum Ping {
     NeverListen,
 }
 
+/// What `migrate db` does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MigrateFault {
+    /// Nothing.
+    None,
+    /// It ends with an error when half of the tables are there.
+    Fail,
+    /// It never ends, with half of the tables there.
+    Hang,
+    /// It says that all went well, and one row is missing.
+    LoseRow,
+}
+
 /// Times are in milliseconds.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -44,6 +58,10 @@ pub struct Tuning {
     pub cache_delete_ms: u64,
     /// What `/__ping__` answers.
     pub ping: Ping,
+    /// What `migrate db` does wrong.
+    pub migrate_fault: MigrateFault,
+    /// Whether `migrate` is of a release that carries instrumentation data: it has `-data` then.
+    pub migrate_instrumentation: bool,
     /// A version to report instead of the true one.
     pub reported_version: Option<String>,
 }
@@ -60,6 +78,8 @@ impl Default for Tuning {
             build_writes: true,
             cache_delete_ms: 100,
             ping: Ping::Ok,
+            migrate_fault: MigrateFault::None,
+            migrate_instrumentation: true,
             reported_version: None,
         }
     }

@@ -5,9 +5,10 @@
 mod postgres;
 mod schema;
 mod sqlite;
+mod tls;
 
 pub use postgres::PgTarget;
-pub use schema::{TABLES, Table};
+pub use schema::{TABLES, Table, VISITS};
 
 use crate::failure::Failure;
 use crate::secret::{SecretKey, looks_encrypted};
@@ -121,6 +122,34 @@ impl Store {
         Ok(store)
     }
 
+    /// The instrumentation data of SQLite, beside the core data. `None` when there are none and `create` is not said.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub async fn open_visits_sqlite(settings: &Settings, create: bool) -> Result<Option<Self>, Failure> {
+        let path = settings.sqlite_dir.join("instrumentation.db");
+        if !create && !path.exists() {
+            return Ok(None);
+        }
+        let store = Store::Sqlite(sqlite::Sqlite::open(&path)?);
+        store.execute(&VISITS.create(), &[]).await?;
+        Ok(Some(store))
+    }
+
+    /// The instrumentation data of PostgreSQL, where `Postgres.InstrumentationURL` says.
+    ///
+    /// # Errors
+    /// See [`Store::open_postgres`].
+    pub async fn open_visits_postgres(settings: &Settings) -> Result<Self, Failure> {
+        let mut elsewhere = settings.clone();
+        elsewhere.postgres_url.clone_from(&settings.instrumentation_url);
+        elsewhere.postgres_password.clone_from(&settings.instrumentation_password);
+        let target = Self::postgres_target(&elsewhere)?;
+        let store = Store::Postgres(Box::new(postgres::Postgres::connect(target).await?));
+        store.execute(&VISITS.create(), &[]).await?;
+        Ok(store)
+    }
+
     /// A database that lives as long as the value.
     ///
     /// # Errors
@@ -205,7 +234,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn insert(&self, table: &str, values: &[Value]) -> Result<bool, Failure> {
-        let Some(known) = TABLES.iter().find(|t| t.name == table) else {
+        let Some(known) = TABLES.iter().chain([&VISITS]).find(|t| t.name == table) else {
             return Err(Failure::database(format!("insert into {table}"), "no such table"));
         };
         Ok(self.execute(&known.insert(), values).await? == 1)

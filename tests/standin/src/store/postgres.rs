@@ -1,12 +1,15 @@
-//! PostgreSQL without TLS.
+//! PostgreSQL, with TLS unless the URL says otherwise.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::tls::{self, Check};
 use super::{Row, Value};
 use crate::failure::Failure;
 
@@ -20,29 +23,32 @@ const STATEMENT_SECONDS: u64 = 30;
 pub struct PgTarget {
     config: Config,
     name: String,
+    tls: Option<(Check, Option<std::path::PathBuf>)>,
 }
 
 impl PgTarget {
     /// Reads `postgres://user@host:port/db?options`. A password given beside the URL needs no encoding.
     ///
-    /// As the product does, this takes TLS for granted unless `sslmode` says otherwise; the stand-in speaks none, so
-    /// only `disable` and `prefer` work.
+    /// As the product does, this takes TLS for granted unless `sslmode` says otherwise; a socket needs none.
     ///
     /// # Errors
-    /// The URL is not one, has an option that is not known, or asks for TLS.
+    /// The URL is not one, has an option that is not known, or names authorities that cannot be read.
     pub fn parse(url: &str, password: Option<String>) -> Result<Self, Failure> {
         let wrong = |why: String| Failure::Config(format!("Postgres.URL: {why}"));
         if url.contains("{$}") {
             return Err(wrong("the {$} placeholder is no longer supported; set Postgres.Password".into()));
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut tls = true;
+        let (mut mode, mut roots) = ("require", None);
         let mut kept = Vec::new();
         let mut search_path = None;
         for option in query.split('&').filter(|o| !o.is_empty()) {
             match option.split_once('=') {
-                Some(("sslmode", "disable" | "prefer")) => tls = false,
-                Some(("sslmode", "require" | "verify-ca" | "verify-full")) => tls = true,
+                Some((
+                    "sslmode",
+                    value @ ("disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full"),
+                )) => mode = value,
+                Some(("sslrootcert", path)) => roots = Some(std::path::PathBuf::from(path)),
                 Some(("search_path", schema))
                     if schema.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ',') =>
                 {
@@ -54,10 +60,15 @@ impl PgTarget {
                 _ => return Err(wrong(format!("option '{option}' is not supported"))),
             }
         }
-        if tls {
-            return Err(wrong(
-                "SSL is not enabled on the server; add ?sslmode=disable if it has none".into(),
-            ));
+        let check = match mode {
+            "disable" => None,
+            "verify-full" => Some(Check::Host),
+            "verify-ca" => Some(Check::Authority),
+            _ if roots.is_some() => Some(Check::Authority),
+            _ => Some(Check::Nothing),
+        };
+        if let Some(check) = check {
+            tls::client(check, roots.as_ref()).map_err(&wrong)?;
         }
         let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
         let mut config: Config = url.parse().map_err(|e| wrong(format!("{e}")))?;
@@ -68,8 +79,18 @@ impl PgTarget {
             config.options(format!("-c search_path={schema}"));
         }
         config.connect_timeout(Duration::from_secs(CONNECT_SECONDS));
+        config.ssl_mode(match mode {
+            "disable" => SslMode::Disable,
+            "allow" | "prefer" => SslMode::Prefer,
+            _ => SslMode::Require,
+        });
+        let on_socket = config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)));
+        let tls = check.filter(|_| !on_socket).map(|check| (check, roots));
+        if tls.is_none() {
+            config.ssl_mode(SslMode::Disable);
+        }
         let name = format!("{} on {:?}", config.get_dbname().unwrap_or("(default)"), config.get_hosts());
-        Ok(PgTarget { config, name })
+        Ok(PgTarget { config, name, tls })
     }
 }
 
@@ -115,11 +136,24 @@ impl Postgres {
 
 async fn open(target: &PgTarget) -> Result<Client, Failure> {
     let doing = || format!("connect to {}", target.name);
-    let opening = target.config.connect(NoTls);
-    let (client, connection) = tokio::time::timeout(Duration::from_secs(CONNECT_SECONDS), opening)
-        .await
-        .map_err(|_| Failure::database(doing(), format!("no answer in {CONNECT_SECONDS} s")))?
-        .map_err(|e| Failure::database(doing(), in_full(&e)))?;
+    let limit = Duration::from_secs(CONNECT_SECONDS);
+    let late = |_| Failure::database(doing(), format!("no answer in {CONNECT_SECONDS} s"));
+    let failed = |e: tokio_postgres::Error| {
+        let why = in_full(&e);
+        // The words of the product's own client.
+        let none = why.contains("does not support TLS");
+        let why = if none { "pq: SSL is not enabled on the server".to_owned() } else { why };
+        Failure::database(doing(), why)
+    };
+    let Some((check, roots)) = &target.tls else {
+        let opening = tokio::time::timeout(limit, target.config.connect(NoTls));
+        let (client, connection) = opening.await.map_err(late)?.map_err(failed)?;
+        tokio::spawn(connection);
+        return Ok(client);
+    };
+    let config = tls::client(*check, roots.as_ref()).map_err(|why| Failure::database(doing(), why))?;
+    let opening = tokio::time::timeout(limit, target.config.connect(MakeRustlsConnect::new(config)));
+    let (client, connection) = opening.await.map_err(late)?.map_err(failed)?;
     tokio::spawn(connection);
     Ok(client)
 }
@@ -183,10 +217,11 @@ mod tests {
     #[test]
     fn tls_is_taken_for_granted_and_unknown_options_are_refused() {
         let parse = |url: &str| PgTarget::parse(url, None).map_err(|e| e.to_string());
-        assert!(parse("postgres://c@127.0.0.1/connect").unwrap_err().contains("sslmode=disable"));
-        assert!(parse("postgres://c@127.0.0.1/connect?sslmode=require").is_err());
-        assert!(parse("postgresql://c@127.0.0.1:5432/connect?sslmode=disable&search_path=connect").is_ok());
-        assert!(parse("postgres:///connect?host=/run/postgresql&sslmode=prefer").is_ok());
+        assert_eq!(parse("postgres://c@127.0.0.1/connect").unwrap().tls, Some((Check::Nothing, None)));
+        assert_eq!(parse("postgres://c@127.0.0.1/connect?sslmode=disable").unwrap().tls, None);
+        assert!(parse("postgres://c@h/d?sslmode=verify-full").unwrap_err().contains("sslrootcert"));
+        assert!(parse("postgresql://c@127.0.0.1:5432/connect?sslmode=require&search_path=connect").is_ok());
+        assert_eq!(parse("postgres:///connect?host=/run/postgresql").unwrap().tls, None);
         assert!(parse("postgres://c@h/d?sslmode=disable&foo=1").unwrap_err().contains("foo"));
         assert!(parse("postgres://c:{$}@h/d?sslmode=disable").is_err());
     }

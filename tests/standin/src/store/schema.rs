@@ -118,6 +118,19 @@ pub const TABLES: &[Table] = &[
     },
 ];
 
+/// The table of the instrumentation database: who looked at what, when.
+pub const VISITS: Table = Table {
+    name: "visits",
+    columns: &[
+        "id BIGINT PRIMARY KEY",
+        "content_guid TEXT NOT NULL",
+        "user_guid TEXT",
+        "started TEXT NOT NULL",
+        "path TEXT",
+    ],
+    migrated: true,
+};
+
 impl Table {
     pub(crate) fn create(&self) -> String {
         format!("CREATE TABLE IF NOT EXISTS {} ({})", self.name, self.columns.join(", "))
