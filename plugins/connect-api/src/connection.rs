@@ -110,8 +110,10 @@ fn refused(error: &ApiError) -> Finding {
         Some(401) if error.text().to_lowercase().contains("expired") => {
             Finding::blocker("api-key-expired", format!("the API key has expired: {error}"), KEY_REMEDY)
         }
+        // The server need not tell why.
         Some(401) => {
-            Finding::blocker("api-key-invalid", format!("the API key is not accepted: {error}"), KEY_REMEDY)
+            let text = format!("the API key is unknown to the server, was deleted, or has expired: {error}");
+            Finding::blocker("api-key-invalid", text, KEY_REMEDY)
         }
         _ => Finding::blocker(
             "api-unreachable",

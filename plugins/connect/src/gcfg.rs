@@ -3,7 +3,9 @@
 //! The text is kept as it was read; parsing only notes where things stand in it. An edit replaces the bytes of one value, so
 //! comments, order, odd spacing and line ends of everything else stay as the administrator wrote them.
 //!
-//! The grammar is that of the `gcfg` files that Connect reads: <https://docs.posit.co/connect/admin/appendix/configuration/>.
+//! The grammar is that of the `gcfg` files that Connect reads: <https://docs.posit.co/connect/admin/appendix/configuration/>. It is near to
+//! that of git's configuration, but `gix-config` (0.62) does not do: it drops the byte order mark when it writes, sets a blank value to
+//! `Key"value"`, takes `[a.b]`, `[a ""]` and the escape `\b`, and refuses `[ Server ]` and names beyond ASCII.
 
 use crate::gcfg_scan::{self, Entry, Header};
 use std::ops::Range;
@@ -122,6 +124,12 @@ impl Gcfg {
             }
         }
         values
+    }
+
+    /// How often a setting stands in the file.
+    #[must_use]
+    pub fn count(&self, section: &str, subsection: Option<&str>, key: &str) -> usize {
+        self.matching(section, subsection, key).count()
     }
 
     /// A yes-or-no setting: `true`, `yes`, `on`, `1`, their opposites, or the bare key. `None` when it is not set or is neither.

@@ -128,6 +128,11 @@ fn piece() -> impl Strategy<Value = String> {
         "[kK]ey ?= ?[a-z/:.]{0,8}( ;.{0,5})?",
         "K-2 = \"[ a-z;#é]{0,8}\"[a-z]{0,3}  ",
         Just("Long = a \\\n  b".to_string()),
+        Just("Long = a\\\r\n\tb \"q;#\" c ; d".to_string()),
+        Just("Key = \"tab\\t nl\\n q\\\" b\\\\\" tail # c".to_string()),
+        Just("key=say \\\"hi\\\"".to_string()),
+        Just("  Key\t=\t\"\"  ".to_string()),
+        Just("[ RPackageRepository  \"CRAN\" ]".to_string()),
     ]
 }
 
@@ -208,5 +213,33 @@ proptest! {
         for line in text.lines().filter(|l| l.trim_start().starts_with([';', '#'])) {
             prop_assert!(after.as_str().contains(line));
         }
+    }
+
+    #[test]
+    fn setting_a_value_changes_the_bytes_of_one_value_and_no_other(
+        text in file(), value in "[ -~\t\né]{0,20}", key in prop_oneof![Just("Key"), Just("Long"), Just("Fresh")],
+    ) {
+        let before = Gcfg::parse(&text).unwrap();
+        let mut after = before.clone();
+        after.set("Server", None, key, &value).unwrap();
+        let (old, new) = (before.to_bytes(), after.to_bytes());
+        let same = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();
+        let head = same(&mut old.iter().zip(&new));
+        let tail = same(&mut old[head..].iter().rev().zip(new[head..].iter().rev()));
+        let replaced = &old[head..old.len() - tail];
+        let joined = replaced.iter().zip(replaced.iter().skip(1)).any(|pair| pair == (&b'\\', &b'\n'))
+            || replaced.windows(3).any(|w| w == b"\\\r\n");
+        // What was there goes only where a value stood, and that is one line unless it went on in the next.
+        if before.count("Server", None, key) == 0 {
+            prop_assert!(replaced.is_empty(), "{replaced:?}");
+        } else {
+            prop_assert!(joined || !replaced.contains(&b'\n'), "{replaced:?}");
+            prop_assert!(!replaced.starts_with(b"[") && !replaced.contains(&b'='), "{replaced:?}");
+        }
+        prop_assert_eq!(after.get("Server", None, key), Some(value));
+        // Once more changes nothing.
+        let again = after.to_bytes();
+        after.set("Server", None, key, &after.get("Server", None, key).unwrap_or_default()).unwrap();
+        prop_assert_eq!(after.to_bytes(), again);
     }
 }

@@ -2,6 +2,7 @@
 //! directory, what must change in a container's configuration, and its server API.
 
 pub mod api;
+pub mod config_file;
 pub mod container;
 pub mod gcfg;
 mod gcfg_scan;

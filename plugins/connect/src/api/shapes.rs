@@ -137,6 +137,9 @@ pub struct ContentItem {
     /// The version of Python it was deployed with.
     #[serde(default, deserialize_with = "text")]
     pub py_version: Option<String>,
+    /// The version of Quarto it was deployed with.
+    #[serde(default, deserialize_with = "text")]
+    pub quarto_version: Option<String>,
     /// RFC 3339.
     #[serde(default, deserialize_with = "text")]
     pub last_deployed_time: Option<String>,

@@ -14,6 +14,9 @@ impl Work<'_> {
         let mut loopback = Vec::new();
         for key in ["URL", "InstrumentationURL"] {
             let Some(url) = self.installation.setting("Postgres", key) else { continue };
+            for (option, path) in certificates_of(&url) {
+                self.mount(Path::new(&path), true, format!("Postgres.{key} names it as {option}"));
+            }
             for host in hosts_of(&url) {
                 if host.starts_with('/') {
                     self.mount(
@@ -83,6 +86,17 @@ pub(super) fn hosts_of(url: &str) -> Vec<String> {
             None => percent_decoded(host.split(':').next().unwrap_or_default()),
         })
         .map(|host| if host.is_empty() { "localhost".to_owned() } else { host })
+        .collect()
+}
+
+/// The files that a `postgres://` URL names for TLS, by their options.
+pub(super) fn certificates_of(url: &str) -> Vec<(&'static str, String)> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let value = |option: &str| query.split('&').find_map(|pair| pair.strip_prefix(option)?.strip_prefix('='));
+    ["sslrootcert", "sslcert", "sslkey"]
+        .into_iter()
+        .filter_map(|option| Some((option, percent_decoded(value(option)?))))
+        .filter(|(_, path)| path.starts_with('/'))
         .collect()
 }
 

@@ -1,4 +1,4 @@
-use super::database::hosts_of;
+use super::database::{certificates_of, hosts_of};
 use super::*;
 use crate::installation::Places;
 use connect_migrator_sdk::{Severity, Source};
@@ -309,4 +309,11 @@ proptest! {
         let unique: std::collections::BTreeSet<_> = once.findings.iter().map(|f| &f.key).collect();
         prop_assert_eq!(unique.len(), once.findings.len());
     }
+}
+
+#[test]
+fn certificates_that_a_database_url_names_are_found() {
+    let url = "postgres://c@h/d?sslmode=verify-full&sslrootcert=/etc/ssl/my%20ca.pem&sslkey=relative";
+    assert_eq!(certificates_of(url), [("sslrootcert", "/etc/ssl/my ca.pem".to_owned())]);
+    assert_eq!(certificates_of("postgres://c@h/d"), []);
 }
