@@ -1,0 +1,108 @@
+//! Logins for registries, from the files in which podman and docker keep them.
+
+use base64::Engine as _;
+use connect_migrator_sdk::Secret;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// No such file is larger; a larger one is not read.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// A login for a registry.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password or token.
+    pub password: Secret,
+    /// Where it comes from, for messages.
+    pub from: String,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    auths: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    auth: String,
+}
+
+/// The files of this machine's root, in the order in which podman and docker look.
+#[must_use]
+pub fn files() -> Vec<PathBuf> {
+    ["/run/containers/0/auth.json", "/root/.config/containers/auth.json", "/root/.docker/config.json"]
+        .map(PathBuf::from)
+        .to_vec()
+}
+
+/// The login that the first of these files has for a repository: the most exact entry of a file counts. What cannot be read has
+/// none.
+#[must_use]
+pub fn find(files: &[PathBuf], host: &str, repository: &str) -> Option<Login> {
+    files.iter().find_map(|path| in_file(path, host, repository))
+}
+
+fn in_file(path: &Path, host: &str, repository: &str) -> Option<Login> {
+    if std::fs::metadata(path).ok()?.len() > FILE_MAX_BYTES {
+        return None;
+    }
+    let file: File = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let full = format!("{host}/{repository}");
+    let best = file.auths.iter().filter(|(key, entry)| !entry.auth.is_empty() && fits(key, host, &full));
+    let (_, entry) = best.max_by_key(|(key, _)| key.len())?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(entry.auth.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some(Login {
+        user: user.into(),
+        password: Secret::new(password.trim_end_matches('\0').to_owned()),
+        from: path.display().to_string(),
+    })
+}
+
+fn fits(key: &str, host: &str, full: &str) -> bool {
+    // docker writes its hub as an old address.
+    if host == "docker.io" && key.contains("index.docker.io") {
+        return true;
+    }
+    let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    bare == host || full == bare || full.strip_prefix(bare).is_some_and(|rest| rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_exact_entry_of_the_first_file_that_has_one_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let auth = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let write = |name: &str, auths: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("{{\"auths\": {{{auths}}}}}")).unwrap();
+            path
+        };
+        let podman = write(
+            "auth.json",
+            &format!(r#""q.io": {{"auth": "{}"}}, "q.io/own": {{"auth": "{}"}}"#, auth("a:1"), auth("b:2:3")),
+        );
+        let docker = write(
+            "config.json",
+            &format!(r#""https://index.docker.io/v1/": {{"auth": "{}"}}, "h:1": {{}}"#, auth("c:4")),
+        );
+        let files = [dir.path().join("none"), podman, docker];
+        let user = |host: &str, repository: &str| {
+            find(&files, host, repository).map(|login| (login.user, login.password.expose().to_owned()))
+        };
+        assert_eq!(user("q.io", "x/y"), Some(("a".into(), "1".into())));
+        assert_eq!(user("q.io", "own/y"), Some(("b".into(), "2:3".into())));
+        assert_eq!(user("docker.io", "posit/connect"), Some(("c".into(), "4".into())));
+        assert_eq!(user("h:1", "x"), None);
+        assert_eq!(user("ghcr.io", "x"), None);
+    }
+}
