@@ -1,9 +1,11 @@
 //! What must hold about the engine, the image and the container's name.
 
+use crate::archive;
 use crate::container_spec::{Owner, owner};
 use crate::engine::{Credentials, Engine};
-use crate::image::{self, Found};
-use crate::settings::Privileges;
+use crate::image;
+use crate::labels;
+use crate::settings::{Image, Privileges};
 use crate::world::Subject;
 use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
@@ -17,8 +19,10 @@ const OLDEST_API: (u32, u32) = (1, 40);
 pub struct EngineFindings {
     /// The findings.
     pub found: Vec<Finding>,
-    /// What the image's labels tell; `None` while the image is not on this host.
+    /// What the image's labels tell, in the registry if need be; `None` while they cannot be read.
     pub image: Option<ImageFacts>,
+    /// The image.
+    pub reference: Option<String>,
     /// The container that holds the published port is our own.
     pub own_container_runs: bool,
 }
@@ -98,44 +102,57 @@ async fn pick(
     login: Option<&Credentials>,
     all: &mut EngineFindings,
 ) {
-    let candidates = crate::reference::candidates(&subject.settings.image, source);
-    if candidates.is_empty() {
-        let (text, remedy) = match source {
-            None => (
-                "no image can be chosen: it is not known which version runs on this host".to_owned(),
-                "name the image itself: `image = \"…\"`",
-            ),
-            Some(version) => (
-                format!("there is no image of {version} for this choice of `os` and `variant`"),
-                "name the image itself, or leave `os` out",
-            ),
-        };
-        all.found.push(Finding::blocker("image-missing", text, remedy));
+    if let Image::Archive(file) = &subject.settings.image {
+        match archive::look(file).await {
+            Ok(image) => {
+                all.found
+                    .push(Finding::ok("image", format!("{} holds {}", file.archive.display(), image.id)));
+                let name = file.archive.display().to_string();
+                all.found.push(same_version(&name, archive::version(&image), source));
+                all.image = Some(archive::facts(&image));
+                all.reference = Some(name);
+            }
+            Err(blocker) => all.found.push(*blocker),
+        }
         return;
     }
-    let found = match image::find(engine, &candidates, login).await {
-        Ok(found) => found,
-        Err(not_found) => {
-            all.found.push(Finding::blocker(
-                "image-missing",
-                format!("the image cannot be had: {}", not_found.why()),
-                not_found.remedy(),
-            ));
-            return;
-        }
+    let candidates = crate::reference::candidates(&subject.settings.image, source);
+    if candidates.is_empty() && source.is_none() {
+        all.found.push(Finding::blocker(
+            "image-missing",
+            "no image can be chosen: it is not known which version runs on this host",
+            "name the image itself: `image = \"…\"`",
+        ));
+        return;
+    }
+    let local = image::local(engine, &candidates).await;
+    let found = match local {
+        Some((reference, about)) => Seen {
+            told: image::version(&about, &reference),
+            text: format!("{reference} is on this host"),
+            facts: Some(image::facts(&about)),
+            reference,
+        },
+        None => match labels::remote(subject, engine, source, login, &candidates, &mut all.found).await {
+            Some(seen) => seen,
+            None => return,
+        },
     };
-    let (reference, told) = match &found {
-        Found::Local { reference, about } => {
-            all.found.push(Finding::ok("image", format!("{reference} is on this host")));
-            all.image = Some(image::facts(about));
-            (reference, image::version(about, reference))
-        }
-        Found::Remote { reference, digest } => {
-            all.found.push(Finding::ok("image", format!("the registry has {reference} ({digest})")));
-            (reference, crate::reference::version_in_tag(reference))
-        }
-    };
-    all.found.push(same_version(reference, told, source));
+    all.found.push(Finding::ok("image", found.text));
+    all.found.push(same_version(&found.reference, found.told, source));
+    all.image = found.facts;
+    all.reference = Some(found.reference);
+}
+
+/// An image that can be had.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub reference: String,
+    pub text: String,
+    /// The version that it says it has.
+    pub told: Option<Version>,
+    /// What its labels tell; `None` when they could not be read.
+    pub facts: Option<ImageFacts>,
 }
 
 /// Whether the image has the source's version.

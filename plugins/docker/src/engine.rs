@@ -9,14 +9,16 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder,
+    ImportImageOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, StopContainerOptionsBuilder,
 };
+use bytes::Bytes;
 use connect_migrator_sdk::StepError;
 use futures_util::{Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 /// How long one call may take; stopping and pulling have limits of their own.
@@ -27,6 +29,10 @@ const HELLO_TIMEOUT_SECONDS: u64 = 10;
 const STOP_MARGIN_SECONDS: u64 = 30;
 /// How long a pull may stand still before it counts as failed.
 const PULL_SILENCE_SECONDS: u64 = 300;
+/// How long loading a file may take: the engine answers only at the end.
+const LOAD_TIMEOUT_SECONDS: u64 = 3600;
+/// How much of the file is handed over at a time.
+const LOAD_CHUNK_BYTES: usize = 256 * 1024;
 /// How long an engine that does not answer is left alone before it is asked again.
 const RETRY_MILLIS: u64 = 500;
 /// How much of a container's log is shown.
@@ -268,6 +274,48 @@ impl Engine {
                 done: sum.done + layer.done,
                 total: sum.total + layer.total,
             }));
+        }
+    }
+
+    /// Loads an image out of a file; tells how much of it has been read.
+    ///
+    /// # Errors
+    /// When it cannot be read or loaded, or that takes more than an hour.
+    pub async fn load(
+        &self,
+        path: &Path,
+        tell: impl Fn(Pulled) + Send + Sync + 'static,
+    ) -> Result<(), EngineError> {
+        let call = format!("load {}", path.display());
+        let unreadable = |error: std::io::Error| EngineError::Refused {
+            call: call.clone(),
+            status: 0,
+            message: error.to_string(),
+        };
+        let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+        let total = file.metadata().await.map_err(unreadable)?.len();
+        let chunks = futures_util::stream::try_unfold((file, 0u64), move |(mut file, done)| {
+            tell(Pulled { done, total });
+            async move {
+                let mut chunk = vec![0; LOAD_CHUNK_BYTES];
+                let read = file.read(&mut chunk).await?;
+                chunk.truncate(read);
+                let next = (file, done + read as u64);
+                Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(chunk), next)))
+            }
+        });
+        let client = self.client.clone().with_timeout(Duration::from_secs(LOAD_TIMEOUT_SECONDS));
+        let options = ImportImageOptionsBuilder::new().quiet(true).build();
+        let mut stream = std::pin::pin!(client.import_image_stream(options, chunks, None));
+        loop {
+            let next = tokio::time::timeout(Duration::from_secs(LOAD_TIMEOUT_SECONDS), stream.next()).await;
+            let Ok(next) = next else {
+                return Err(EngineError::Slow { call, seconds: LOAD_TIMEOUT_SECONDS });
+            };
+            match next {
+                None => return Ok(()),
+                Some(line) => line.map_err(|error| self.failed(&call, error)).map(drop)?,
+            }
         }
     }
 

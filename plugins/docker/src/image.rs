@@ -25,6 +25,16 @@ pub enum Found {
     },
 }
 
+/// The first candidate that is on this host, and what the engine knows about it.
+pub async fn local(engine: &Engine, candidates: &[String]) -> Option<(String, ImageInspect)> {
+    for reference in candidates {
+        if let Ok(Some(about)) = engine.image(reference).await {
+            return Some((reference.clone(), about));
+        }
+    }
+    None
+}
+
 /// No candidate can be had: each with what was said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound(pub Vec<(String, EngineError)>);
@@ -92,6 +102,16 @@ impl NotFound {
     }
 }
 
+/// The version that labels tell, else the tag.
+#[must_use]
+pub fn version_by<'a>(label: impl Fn(&str) -> Option<&'a str>, reference: &str) -> Option<Version> {
+    ["co.posit.image.version", "org.opencontainers.image.version"]
+        .iter()
+        .filter_map(|name| label(name))
+        .find_map(Version::find)
+        .or_else(|| reference::version_in_tag(reference))
+}
+
 /// A label of an image.
 #[must_use]
 pub fn label<'a>(about: &'a ImageInspect, name: &str) -> Option<&'a str> {
@@ -101,11 +121,7 @@ pub fn label<'a>(about: &'a ImageInspect, name: &str) -> Option<&'a str> {
 /// The version that an image says it has: by label, else by its tag.
 #[must_use]
 pub fn version(about: &ImageInspect, reference: &str) -> Option<Version> {
-    ["co.posit.image.version", "org.opencontainers.image.version"]
-        .iter()
-        .filter_map(|name| label(about, name))
-        .find_map(Version::find)
-        .or_else(|| reference::version_in_tag(reference))
+    version_by(|name| label(about, name), reference)
 }
 
 /// What its labels tell about its inside.

@@ -4,13 +4,16 @@
 //! Two of the container's mounts are guards: the engine refuses to start it while the source's unit is not masked, or while the data
 //! directory is an empty mount point, after a reboot too.
 
+pub mod archive;
 pub mod check;
 pub mod check_engine;
 pub mod container_spec;
+pub mod content;
 pub mod engine;
 pub mod files;
 pub mod health;
 pub mod image;
+pub mod labels;
 pub mod owners;
 pub mod plan;
 pub mod processes;
@@ -105,6 +108,9 @@ pub async fn check_all(config: &Settings, cx: &Context, world: &World) -> Result
     let source = installation.and_then(|i| i.version);
     let engine = check_engine::engine(&subject, cx, source).await;
     let mut found = engine.found;
+    if let (Ok(installation), Some(facts), Some(reference)) = (&read, &engine.image, &engine.reference) {
+        found.extend(content::interpreters(&subject, cx, installation, facts, reference).await);
+    }
     match &read {
         Ok(installation) => {
             found.extend(check::installation(&subject, installation));

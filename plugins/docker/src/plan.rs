@@ -1,5 +1,6 @@
 //! What the step will change, as `connect-migrator plan` shows it.
 
+use crate::archive;
 use crate::check;
 use crate::container_spec::{self, Bind, Parts};
 use crate::engine::Engine;
@@ -33,6 +34,11 @@ async fn chosen(
     subject: &Subject<'_>,
     installation: &Installation,
 ) -> (String, Option<(ImageFacts, Vec<String>)>) {
+    if let Image::Archive(file) = &subject.settings.image {
+        let image = archive::look(file).await.ok();
+        let known = image.map(|image| (archive::facts(&image), image.volumes));
+        return (format!("in {}", file.archive.display()), known);
+    }
     let candidates = reference::candidates(&subject.settings.image, installation.version);
     let first = candidates.first().cloned().unwrap_or_else(|| "an image of this host's version".into());
     let Ok(engine) = Engine::connect(&subject.settings.socket).await else { return (first, None) };
@@ -56,7 +62,10 @@ fn changes(
     let settings = subject.settings;
     let name = &subject.names.container;
     let mut all = Vec::new();
-    if !known {
+    if let Image::Archive(file) = &settings.image {
+        let what = format!("load the image in {} and pin it by its id", file.archive.display());
+        all.push(Change::new(Op::Prepare, what));
+    } else if !known {
         let more =
             if matches!(settings.image, Image::Chosen(_)) { " (or the next that can be had)" } else { "" };
         all.push(Change::new(

@@ -1,6 +1,7 @@
 //! The settings under `with`.
 
 use connect_migrator_connect::installation::Listen;
+use connect_migrator_connect::version::Version;
 use connect_migrator_sdk::{SecretRef, StepError};
 use schemars::JsonSchema;
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
@@ -109,6 +110,19 @@ pub enum Image {
     Reference(String),
     /// Chosen by the source's version.
     Chosen(ChosenImage),
+    /// In a file on this host.
+    Archive(ArchiveImage),
+}
+
+/// An image in a file, as `docker save` writes it: for a host without a way to a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveImage {
+    /// The file.
+    pub archive: PathBuf,
+    /// The image's id (`docker image inspect --format '{{.Id}}'`) or the file's digest, `sha256:…`: nothing else is loaded.
+    #[serde(default)]
+    pub digest: Option<String>,
 }
 
 /// An image that is chosen by the source's version.
@@ -118,26 +132,61 @@ pub struct ChosenImage {
     /// A reference, instead of everything else.
     #[serde(default)]
     pub reference: Option<String>,
-    /// `match-source`: the version that runs on this host.
+    /// A file, instead of everything else.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub archive: Option<PathBuf>,
+    /// Of that file.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub digest: Option<String>,
+    /// `match-source`: the version that runs on this host; or a version.
     #[serde(default)]
     pub version: Option<VersionChoice>,
-    /// The image's distribution as tags name it. Default `ubuntu-24.04`.
+    /// The image's distribution as tags name it. Default: any, `ubuntu-24.04` first.
     #[serde(default)]
     pub os: Option<String>,
     /// `std` (default) or `min`.
     #[serde(default)]
     pub variant: Option<String>,
-    /// Repositories that are tried in this order. Default: those of Posit.
+    /// Hosts of mirrors, or repositories, that are tried in this order. Default: those of Posit.
     #[serde(default)]
     pub registries: Option<Vec<String>>,
 }
 
 /// How the version of an image is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VersionChoice {
-    /// The version that runs on this host.
+    /// `match-source`: the version that runs on this host.
     MatchSource,
+    /// This one.
+    Exactly(Version),
+}
+
+impl<'de> Deserialize<'de> for VersionChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "match-source" {
+            return Ok(VersionChoice::MatchSource);
+        }
+        Version::parse(&text).map(VersionChoice::Exactly).map_err(|_| {
+            de::Error::custom(format!(
+                "`{text}` is neither \"match-source\" nor a version such as \"2026.03.1\""
+            ))
+        })
+    }
+}
+
+impl JsonSchema for VersionChoice {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "VersionChoice".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "\"match-source\": the version that runs on this host; or a version such as \"2026.03.1\"",
+            "type": "string"
+        })
+    }
 }
 
 impl<'de> Deserialize<'de> for Image {
@@ -149,7 +198,7 @@ impl<'de> Deserialize<'de> for Image {
                 f.write_str("an image such as \"docker.io/posit/connect:2026.03.1\", or a table such as { version = \"match-source\" }")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Image, E> {
-                check_reference(text).map_err(E::custom)?;
+                connect_migrator_images::reference::check(text).map_err(E::custom)?;
                 Ok(Image::Reference(text.into()))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Image, A::Error> {
@@ -158,12 +207,29 @@ impl<'de> Deserialize<'de> for Image {
                     || table.os.is_some()
                     || table.variant.is_some()
                     || table.registries.is_some();
+                if let Some(archive) = table.archive {
+                    if rest || table.reference.is_some() {
+                        return Err(de::Error::custom(
+                            "give either `archive` or the other keys of the image",
+                        ));
+                    }
+                    let good = |d: &str| d.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64);
+                    if table.digest.as_deref().is_some_and(|digest| !good(digest)) {
+                        return Err(de::Error::custom("`digest` is not of the form sha256:… with 64 digits"));
+                    }
+                    return Ok(Image::Archive(ArchiveImage { archive, digest: table.digest }));
+                }
+                if table.digest.is_some() {
+                    return Err(de::Error::custom(
+                        "`digest` belongs to `archive`; write `name@sha256:…` as `reference`",
+                    ));
+                }
                 match (&table.reference, rest) {
                     (Some(_), true) => {
                         Err(de::Error::custom("give either `reference` or the other keys of the image"))
                     }
                     (Some(reference), false) => {
-                        check_reference(reference).map_err(de::Error::custom)?;
+                        connect_migrator_images::reference::check(reference).map_err(de::Error::custom)?;
                         Ok(Image::Reference(reference.clone()))
                     }
                     (None, _) if table.version.is_none() => {
@@ -174,21 +240,6 @@ impl<'de> Deserialize<'de> for Image {
             }
         }
         deserializer.deserialize_any(Either)
-    }
-}
-
-fn check_reference(text: &str) -> Result<(), String> {
-    let (name, rest) = crate::reference::split(text);
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
-    if name.is_empty() || !name.chars().all(allowed) || name.chars().any(|c| c.is_ascii_uppercase()) {
-        return Err(format!("`{text}` is not the reference of an image"));
-    }
-    match rest {
-        None => Err(format!("`{text}` names no version; add a tag or a digest, for `latest` moves")),
-        Some(_) if text.ends_with(":latest") => {
-            Err(format!("`{text}` moves, and is years old in some repositories; name a version"))
-        }
-        Some(_) => Ok(()),
     }
 }
 

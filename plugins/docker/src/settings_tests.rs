@@ -21,6 +21,9 @@ fn an_image_may_be_a_table() {
     assert_eq!(settings.image, Image::Reference("a/b:1".into()));
     let settings = read(json!({ "image": { "version": "match-source", "os": "ubuntu-24.04" } })).unwrap();
     assert!(matches!(settings.image, Image::Chosen(_)));
+    let settings = read(json!({ "image": { "version": "2026.03.1" } })).unwrap();
+    let Image::Chosen(chosen) = settings.image else { unreachable!() };
+    assert_eq!(chosen.version, Some(VersionChoice::Exactly(Version::parse("2026.03.1").unwrap())));
 }
 
 #[test]
@@ -33,6 +36,9 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
         (json!({}), "match-source"),
         (json!({ "reference": "a:1", "os": "x" }), "either"),
         (json!({ "version": "newest" }), "match-source"),
+        (json!({ "archive": "/x.tar", "os": "x" }), "either"),
+        (json!({ "archive": "/x.tar", "digest": "sha256:12" }), "64 digits"),
+        (json!({ "reference": "a:1", "digest": "x" }), "belongs to"),
         (json!({ "versoin": "match-source" }), "unknown field"),
     ] {
         let error = read(json!({ "image": image })).unwrap_err();

@@ -6,10 +6,10 @@ use crate::container_spec::{self, Owner, Parts, owner};
 use crate::engine::{Engine, EngineError, Pulled};
 use crate::image::{self, Found};
 use crate::owners::{self, Account};
-use crate::settings::RunAsIds;
+use crate::settings::{Image, RunAsIds};
 use crate::undo::Undo;
 use crate::world::Subject;
-use crate::{files, reference, storage};
+use crate::{archive, files, reference, storage};
 use bollard::models::{ContainerCreateBody, ImageInspect};
 use connect_migrator_connect::container::Derived;
 use connect_migrator_connect::installation::Installation;
@@ -64,7 +64,7 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
     create(subject, cx, &engine, &parts).await?;
 
     let mut outcome = Outcome::changed(if pulled {
-        format!("image {image} pulled")
+        format!("image {image} fetched")
     } else {
         format!("image {image} was on this host")
     })
@@ -109,6 +109,9 @@ async fn have_image(
     engine: &Engine,
     installation: &Installation,
 ) -> Result<(String, ImageInspect, bool), StepError> {
+    if let Image::Archive(file) = &subject.settings.image {
+        return archive::load(file, cx, engine).await;
+    }
     let login = login(subject, cx)?;
     let candidates = reference::candidates(&subject.settings.image, installation.version);
     let found = image::find(engine, &candidates, login.as_ref()).await.map_err(|not_found| {

@@ -131,6 +131,10 @@ async fn engine(
                 .into_response(),
             (status, message) => said(status, message),
         },
+        ("POST", ["images", "load"]) => {
+            state.local = true;
+            axum::Json(json!({ "stream": "Loaded image" })).into_response()
+        }
         ("POST", ["images", "create"]) => {
             let mut lines = vec![
                 json!({ "status": "Downloading", "id": "a", "progressDetail": { "current": 1, "total": 2 } }),

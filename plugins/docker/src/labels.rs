@@ -1,0 +1,109 @@
+//! What an image's labels tell before it is pulled: read in its registry, not through the engine, which does not hand them out.
+
+use crate::check_engine::Seen;
+use crate::engine::{Credentials, Engine};
+use crate::image::{self, Found};
+use crate::reference;
+use crate::settings::Image;
+use crate::world::Subject;
+use connect_migrator_connect::container::ImageFacts;
+use connect_migrator_connect::version::Version;
+use connect_migrator_images::credentials::{self, Login};
+use connect_migrator_images::registry::{Registries, RegistryError, RemoteImage, platform};
+use connect_migrator_images::search;
+use connect_migrator_sdk::Finding;
+
+/// Finds the image in a registry. Notes what is in the way; `None` when it cannot be had.
+pub(crate) async fn remote(
+    subject: &Subject<'_>,
+    engine: &Engine,
+    source: Option<Version>,
+    login: Option<&Credentials>,
+    candidates: &[String],
+    found: &mut Vec<Finding>,
+) -> Option<Seen> {
+    let login_for = |repository: &str| login_for(login, repository);
+    if let Image::Chosen(chosen) = &subject.settings.image
+        && let Some(wanted) = reference::wanted(chosen, source)
+        && let Ok(registries) = Registries::new(&platform())
+    {
+        match search::by_version(&registries, &wanted, &login_for).await {
+            Ok(image) => {
+                found.extend(image.faults.first().map(|fault| {
+                    Finding::warning(
+                        fault.key(),
+                        format!("{fault}; another registry has the image"),
+                        fault.remedy(),
+                    )
+                }));
+                return Some(seen(&image.image));
+            }
+            // The engine may have a way (a proxy, a certificate) that we do not have.
+            Err(not_found) if not_found.tried.iter().any(|e| matches!(e, RegistryError::Down { .. })) => {}
+            Err(not_found) => {
+                found.push(not_found.finding());
+                return None;
+            }
+        }
+    }
+    let engine_login = login;
+    match image::find(engine, candidates, engine_login).await {
+        Ok(Found::Remote { reference, digest }) => {
+            let labels = match Registries::new(&platform()) {
+                Ok(registries) => {
+                    let login = login_for(reference::split(&reference).0);
+                    registries.find(&reference, login.as_ref()).await.ok()
+                }
+                Err(_) => None,
+            };
+            Some(labels.as_ref().map_or_else(
+                || Seen {
+                    told: reference::version_in_tag(&reference),
+                    text: format!("the registry has {reference} ({digest})"),
+                    facts: None,
+                    reference: reference.clone(),
+                },
+                seen,
+            ))
+        }
+        Ok(Found::Local { reference, about }) => Some(Seen {
+            told: image::version(&about, &reference),
+            text: format!("{reference} is on this host"),
+            facts: Some(image::facts(&about)),
+            reference,
+        }),
+        Err(not_found) => {
+            found.push(Finding::blocker(
+                "image-missing",
+                format!("the image cannot be had: {}", not_found.why()),
+                not_found.remedy(),
+            ));
+            None
+        }
+    }
+}
+
+fn seen(image: &RemoteImage) -> Seen {
+    let label = |name: &str| image.labels.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    Seen {
+        told: image::version_by(label, &image.reference),
+        text: format!("the registry has {} for {} ({})", image.reference, image.platform, image.pinned),
+        facts: Some(ImageFacts::from_labels(label)),
+        reference: image.reference.clone(),
+    }
+}
+
+/// The login of the settings, else that of the files in which docker and podman keep theirs.
+fn login_for(login: Option<&Credentials>, repository: &str) -> Option<Login> {
+    match login {
+        Some(login) => Some(Login {
+            user: login.user.clone(),
+            password: login.password.clone(),
+            from: "the runbook".into(),
+        }),
+        None => {
+            let (host, name) = connect_migrator_images::reference::host_and_repository(repository);
+            credentials::find(&credentials::files(), &host, &name)
+        }
+    }
+}

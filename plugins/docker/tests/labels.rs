@@ -1,0 +1,182 @@
+//! What the check reads from an image's labels before anything is pulled, and what content makes of it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
+mod double;
+
+use axum::Json;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use connect_migrator_docker::world::Subject;
+use connect_migrator_docker::{check_all, stage};
+use connect_migrator_images::registry::{platform, sha256};
+use connect_migrator_sdk::{Finding, Op, SecretRef, Severity};
+use double::host::Host;
+use serde_json::json;
+
+const TAG: &str = "2026.03.1-ubuntu-24.04-std";
+
+fn config() -> String {
+    let platform = platform();
+    let (os, machine) = platform.split_once('/').unwrap();
+    json!({ "os": os, "architecture": machine, "config": { "Labels": {
+        "co.posit.image.version": "2026.03.1", "co.posit.image.os": "Ubuntu 24.04",
+        "co.posit.image.tools.R": "4.5.3", "co.posit.image.tools.python": "3.14.3",
+    } } })
+    .to_string()
+}
+
+/// A registry with one image.
+fn registry(uri: &Uri) -> Response {
+    if uri.path().ends_with(&format!("/manifests/{TAG}")) {
+        return Json(json!({ "config": { "digest": sha256(config().as_bytes()) } })).into_response();
+    }
+    if uri.path().contains("/blobs/") {
+        return config().into_response();
+    }
+    (StatusCode::NOT_FOUND, "{}").into_response()
+}
+
+fn busy(_: &Uri) -> Response {
+    (StatusCode::TOO_MANY_REQUESTS, "{}").into_response()
+}
+
+/// A Connect with three items.
+fn connect(uri: &Uri) -> Response {
+    if uri.path() != "/__api__/v1/content" {
+        return (StatusCode::NOT_FOUND, "{}").into_response();
+    }
+    let item = |title: &str, r: Option<&str>, python: Option<&str>| {
+        json!({
+            "guid": title, "title": title, "bundle_id": "7", "owner": { "username": "ann" },
+            "r_version": r, "py_version": python,
+        })
+    };
+    Json(json!([
+        item("fits", Some("4.5.1"), Some("3.14.3")),
+        item("Quarterly", Some("4.2.3"), None),
+        item("model", None, Some("3.9.5")),
+    ]))
+    .into_response()
+}
+
+async fn serve(answer: fn(&Uri) -> Response) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let app = axum::Router::new().fallback(move |uri: Uri| async move { answer(&uri) });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+async fn check(host: &Host) -> Vec<Finding> {
+    check_all(&host.settings(), &host.context(Op::Check), &host.world).await.unwrap()
+}
+
+fn get<'f>(found: &'f [Finding], key: &str) -> &'f Finding {
+    found.iter().find(|f| f.key == key).unwrap()
+}
+
+async fn chosen_from(address: &str) -> Host {
+    let mut host = Host::new().await;
+    host.engine.state().local = false;
+    let registries = [format!("{address}/posit/connect")];
+    host.settings["image"] =
+        json!({ "version": "match-source", "os": "ubuntu-24.04", "registries": registries });
+    host
+}
+
+#[tokio::test]
+async fn labels_are_read_in_the_registry_and_content_is_compared_with_them() {
+    let mut host = chosen_from(&serve(registry).await).await;
+    let source = serve(connect).await;
+    host.edit_config("Listen = 127.0.0.1:1", &format!("Listen = {source}"));
+    host.source.api_key = Some(SecretRef { credential: "key".into() });
+    host.daemon.store_secret("key", "0123456789abcdef");
+    let found = check(&host).await;
+    assert!(get(&found, "image").text.contains(&format!("{TAG} for {} ", platform())), "{found:#?}");
+    assert_eq!(get(&found, "image-version").severity, Severity::Ok);
+    let lost = get(&found, "content-interpreters");
+    assert_eq!(lost.severity, Severity::Warning);
+    assert!(lost.text.contains("2 of 3 content items"), "{}", lost.text);
+    for line in ["Quarterly of ann: R 4.2.3", "model of ann: Python 3.9.5"] {
+        assert!(lost.text.contains(line), "{}", lost.text);
+    }
+    assert!(!host.engine.state().calls.iter().any(|call| call.starts_with("POST")), "nothing is pulled");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_at_fault_is_a_blocker_of_its_own() {
+    let host = chosen_from(&serve(busy).await).await;
+    let found = check(&host).await;
+    assert_eq!(get(&found, "registry-limit").severity, Severity::Blocker);
+    assert!(!found.iter().any(|f| f.key == "image" || f.key == "content-interpreters"), "{found:#?}");
+}
+
+#[tokio::test]
+async fn a_version_without_an_image_lists_what_was_tried() {
+    let mut host = chosen_from(&serve(registry).await).await;
+    host.settings["image"]["version"] = json!("2026.04.0");
+    let found = check(&host).await;
+    let missing = get(&found, "image-missing");
+    assert_eq!(missing.severity, Severity::Blocker);
+    assert!(missing.text.contains("2026.04.0-ubuntu-24.04-std does not exist"), "{}", missing.text);
+}
+
+/// A file as `docker save` writes it.
+fn save(host: &Host, config: &str) -> std::path::PathBuf {
+    let path = host.at("image.tar");
+    let mut builder = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    let name = format!("blobs/{}", sha256(config.as_bytes()).replace(':', "/"));
+    let manifest = json!([{ "Config": name, "RepoTags": ["own/connect:1"], "Layers": [] }]).to_string();
+    for (name, text) in [(name.as_str(), config), ("manifest.json", &manifest)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    builder.finish().unwrap();
+    path
+}
+
+#[tokio::test]
+async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
+    let mut host = Host::new().await;
+    host.engine.state().local = false;
+    let archive = save(&host, &config());
+    host.settings["image"] = json!({ "archive": archive, "digest": sha256(config().as_bytes()) });
+    let found = check(&host).await;
+    assert_eq!(get(&found, "image").severity, Severity::Ok);
+    assert!(get(&found, "image-version").text.contains("has version 2026.03.1"), "{found:#?}");
+    assert!(!host.engine.state().calls.iter().any(|call| call.starts_with("POST")), "nothing is loaded");
+
+    let (settings, cx) = (host.settings(), host.context(Op::Prepare));
+    stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await.unwrap();
+    assert!(host.engine.state().calls.contains(&"POST /images/load".to_owned()));
+    assert_eq!(host.engine.state().container.as_ref().unwrap()["Config"]["Image"], "sha256:11");
+}
+
+#[tokio::test]
+async fn an_archive_that_is_not_the_right_one_is_a_blocker_and_never_loaded() {
+    let other = format!("sha256:{}", "0".repeat(64));
+    let elsewhere = config().replace("linux", "plan9");
+    for (config, digest, key) in [
+        (config(), Some(other), "archive-digest"),
+        (elsewhere, None, "image-platform"),
+        (config().replace("2026.03.1", "2025.12.1"), None, "image-version"),
+    ] {
+        let mut host = Host::new().await;
+        host.engine.state().local = false;
+        let archive = save(&host, &config);
+        host.settings["image"] = json!({ "archive": archive, "digest": digest });
+        let found = check(&host).await;
+        assert_eq!(get(&found, key).severity, Severity::Blocker, "{found:#?}");
+        if key != "image-version" {
+            let (settings, cx) = (host.settings(), host.context(Op::Prepare));
+            let subject = Subject::new(&settings, &host.world, &cx).unwrap();
+            stage::prepare(&subject, &cx).await.unwrap_err();
+            assert!(!host.engine.state().calls.contains(&"POST /images/load".to_owned()));
+        }
+    }
+    let mut host = Host::new().await;
+    host.settings["image"] = json!({ "archive": "/nowhere/image.tar" });
+    assert_eq!(get(&check(&host).await, "archive-missing").severity, Severity::Blocker);
+}
