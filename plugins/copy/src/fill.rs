@@ -1,0 +1,276 @@
+//! New folders are filled as they are walked; folders that a crash left half-filled too.
+
+use crate::exclude::{At, Exclude};
+use crate::folder::{Meta, Open, is_temporary};
+use crate::manifest::{ROOT, State};
+use crate::pass::{Job, Pass};
+use crate::progress::Counts;
+use crate::put::{Entry, There};
+use crate::source::{join, list, open_below};
+use crate::stamp::{Kind, Seen, file_clock, look, look_open};
+use crate::walk::{Opened, Plan};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+/// So many entries of a folder make one job: a big folder is shared out, a small one costs no hand-over.
+pub(crate) const JOB_ENTRIES: usize = 32;
+
+/// Until a first pass is whole, only root may enter the target's root: so all in it is ours.
+const CLOSED: u32 = 0o700;
+
+/// A folder to be filled.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    pub(crate) parent: Arc<Open>,
+    pub(crate) name: CString,
+    pub(crate) seen: Seen,
+    pub(crate) number: u32,
+    pub(crate) exclude: Option<Arc<Exclude>>,
+    /// It may hold something already: all of it ours.
+    pub(crate) unfinished: bool,
+}
+
+impl Pass<'_> {
+    /// Fills a folder that was just made, or that an earlier pass did not finish.
+    pub(crate) fn fill(&self, fill: Fill, buffer: &mut [u8]) {
+        let Fill { parent, name, seen, number, exclude, unfinished } = fill;
+        let path: Arc<[u8]> = join(&parent.path, name.to_bytes()).into();
+        let Some(dir) = &parent.source else { return };
+        let opened = self.open_source(dir, &name, &seen, &path);
+        if unfinished && self.manifest.folder(number).is_some_and(|folder| folder.done.is_some()) {
+            return self.compare(number, path, opened, exclude);
+        }
+        let (source, now, read_from) = match opened {
+            Opened::Folder(source, now, read_from) => (Some(source), now, read_from),
+            Opened::Mount(now, read_from) => (None, now, read_from),
+            // It stays as an unfinished folder in the manifest, and the next pass sees that it is gone.
+            Opened::Vanished => return,
+        };
+        let target = match self.target().and_then(|target| target.open_dir(&parent.target, &name)) {
+            Ok(target) => target,
+            Err(errno) => return self.fail("open at the target the folder", &path, errno),
+        };
+        let meta = if unfinished {
+            match Meta::looked_at(now, read_from, target.as_fd()) {
+                Ok(meta) => meta,
+                Err(errno) => return self.fail("look at the target's folder", &path, errno),
+            }
+        } else {
+            let inherits = parent.meta.mode & 0o2000 != 0;
+            let root = (0, if inherits { parent.meta.owner.1 } else { 0 });
+            let as_owner = self.target().is_ok_and(|target| target.as_owner);
+            Meta {
+                seen: now,
+                read_from,
+                owner: if as_owner { (seen.stamp.uid, seen.stamp.gid) } else { root },
+                mode: parent.mode_of_new(&seen.stamp),
+                may_have_xattrs: parent.meta.gives_acl,
+                gives_acl: parent.meta.gives_acl,
+            }
+        };
+        let open = Open {
+            number,
+            path,
+            source,
+            target,
+            meta,
+            exclude,
+            exclusive: parent.exclusive,
+            left: AtomicUsize::new(0),
+            late: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        };
+        self.fill_open(open, unfinished, buffer);
+    }
+
+    /// Fills the root: of a first pass, or of one that was cut off.
+    pub(crate) fn fill_root(&self, unfinished: bool, buffer: &mut [u8]) {
+        let opened = (|| {
+            let read_from = file_clock();
+            let source = open_below(&self.source_root, b"", true)?;
+            let seen = look_open(&source)?;
+            let target = self.target()?.open_below(b"")?;
+            let mut meta = Meta::looked_at(seen, read_from, target.as_fd())?;
+            if meta.mode != CLOSED {
+                self.target()?.chmod_open(&target, CLOSED)?;
+                meta.mode = CLOSED;
+            }
+            Ok::<_, Errno>((source, target, meta))
+        })();
+        let (source, target, meta) = match opened {
+            Ok(opened) => opened,
+            Err(errno) => return self.fail("open both roots", b"", errno),
+        };
+        let open = Open {
+            number: ROOT,
+            path: Vec::new().into(),
+            source: Some(source),
+            target,
+            meta,
+            exclude: self.exclude.clone(),
+            exclusive: false,
+            left: AtomicUsize::new(0),
+            late: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        };
+        self.fill_open(open, unfinished, buffer);
+    }
+
+    fn fill_open(&self, open: Open, unfinished: bool, buffer: &mut [u8]) {
+        let wanted_from = open.source.as_ref().filter(|_| !self.options.withdraw);
+        let names = match wanted_from.map_or(Ok(Vec::new()), list) {
+            Ok(names) => names,
+            Err(errno) => return self.fail("list the folder", &open.path, errno),
+        };
+        let there = if unfinished {
+            match self.listed_there(&open) {
+                Ok(there) => there,
+                Err(errno) => return self.fail("list at the target the folder", &open.path, errno),
+            }
+        } else {
+            HashMap::new()
+        };
+        let mut entries = Vec::with_capacity(names.len());
+        let mut wanted = 0;
+        let mut found = there;
+        for name in names {
+            let excluded = open.exclude.as_ref().map(|exclude| exclude.at(name.to_bytes()));
+            let Some(source) = open.source.as_ref().filter(|_| !matches!(excluded, Some(At::Excluded)))
+            else {
+                continue;
+            };
+            let seen = match look(source, &name) {
+                Ok(seen) => seen,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => {
+                    self.fail("look at", &join(&open.path, name.to_bytes()), errno);
+                    open.failed.store(true, std::sync::atomic::Ordering::SeqCst);
+                    found.remove(&name);
+                    continue;
+                }
+            };
+            wanted += 1;
+            let Some(recorded) = found.remove(&name) else {
+                entries.push(Entry { name, seen, there: There::Nothing, temporary: u32::MAX });
+                continue;
+            };
+            if let Some((State::Done, _, stamp)) = recorded
+                && stamp == seen.stamp
+                && seen.kind() != Kind::Directory
+            {
+                if seen.stamp.links > 1 {
+                    self.remember_same_link(&open.path, &name, &seen);
+                }
+                continue;
+            }
+            let child = recorded.map_or(0, |(_, child, _)| child);
+            entries.push(Entry { name, seen, there: There::Unknown(child), temporary: u32::MAX });
+        }
+        Counts::add(&self.counts.entries, wanted);
+        // What is left stands only at the target, in a folder where everything is ours.
+        for name in found.into_keys() {
+            if let Err(errno) = self.remove_by_listing(&open, &name) {
+                self.fail("remove from the target", &join(&open.path, name.to_bytes()), errno);
+            }
+        }
+        self.share_out(Arc::new(open), entries, buffer);
+    }
+
+    /// What stands in a half-filled folder, with what was recorded of it.
+    #[allow(clippy::type_complexity, reason = "made once, taken apart once")]
+    fn listed_there(
+        &self,
+        open: &Open,
+    ) -> rustix::io::Result<HashMap<CString, Option<(State, u32, crate::stamp::Stamp)>>> {
+        let target = self.target()?;
+        let ignored = |name: &CStr| {
+            open.number == ROOT
+                && self.options.ignore_at_root.iter().any(|ignored| ignored.as_bytes() == name.to_bytes())
+        };
+        let mut there: HashMap<_, _> = target
+            .list(&open.target)?
+            .into_iter()
+            .filter(|name| !ignored(name))
+            .map(|name| (name, None))
+            .collect();
+        let known = self.manifest.folder(open.number);
+        for (name, item) in known.iter().flat_map(|folder| folder.items()) {
+            if let Some(recorded) = CString::new(name).ok().and_then(|name| there.get_mut(&name)) {
+                *recorded = Some((item.state, item.child, item.stamp));
+            }
+        }
+        Ok(there)
+    }
+
+    /// Cuts the entries into jobs, and does the first here.
+    pub(crate) fn share_out(&self, open: Arc<Open>, entries: Vec<Entry>, buffer: &mut [u8]) {
+        let mut entries = entries.into_iter();
+        let first: Vec<Entry> = entries.by_ref().take(JOB_ENTRIES).collect();
+        let mut others: Vec<Vec<Entry>> = Vec::new();
+        loop {
+            let next: Vec<Entry> = entries.by_ref().take(JOB_ENTRIES).collect();
+            if next.is_empty() {
+                break;
+            }
+            others.push(next);
+        }
+        open.left.store(others.len() + 1, std::sync::atomic::Ordering::SeqCst);
+        self.pool.push_all(others.into_iter().map(|entries| Job::Put { open: Arc::clone(&open), entries }));
+        self.put_all(&open, first, buffer);
+        self.job_ended(&open);
+    }
+
+    /// Carries out what was planned for a folder that was finished before.
+    pub(crate) fn carry_out(&self, plan: Plan, buffer: &mut [u8]) {
+        let opened = (|| {
+            let source = if plan.is_mount {
+                None
+            } else {
+                Some(open_below(&self.source_root, &plan.path, self.options.cross_mounts)?)
+            };
+            Ok::<_, Errno>((source, self.target()?.open_below(&plan.path)?))
+        })();
+        let (source, target) = match opened {
+            Ok(opened) => opened,
+            Err(errno) => return self.fail("open again the folder", &plan.path, errno),
+        };
+        let open = Arc::new(Open {
+            number: plan.number,
+            path: plan.path,
+            source,
+            target,
+            meta: plan.meta,
+            exclude: plan.exclude,
+            exclusive: true,
+            left: AtomicUsize::new(0),
+            late: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        });
+        self.remove_gone(&open, &plan.gone);
+        self.share_out(open, plan.entries, buffer);
+    }
+
+    /// Removes temporary entries that a crash left in folders that were finished before.
+    pub(crate) fn remove_temporaries(&self, path: &[u8]) {
+        let removed = (|| {
+            let target = self.target()?;
+            let folder = match target.open_below(path) {
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                opened => opened?,
+            };
+            for name in target.list(&folder)? {
+                if is_temporary(&name, &self.prefix) {
+                    target.remove(folder.as_fd(), &name)?;
+                }
+            }
+            Ok::<_, Errno>(())
+        })();
+        if let Err(errno) = removed {
+            self.fail("remove what a crash left in", path, errno);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Hard links: all names of an inode are gathered in the walk, and made one inode again at the end.
+
+use crate::folder::{Open, c_name};
+use crate::manifest::State;
+use crate::pass::Pass;
+use crate::progress::Counts;
+use crate::put::{Entry, There};
+use crate::source::{join, open_below};
+use crate::stamp::{Seen, Stamp};
+use rustix::io::Errno;
+use std::ffi::{CStr, CString};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// One name of an inode that has several.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) path: Arc<[u8]>,
+    pub(crate) name: CString,
+    /// `None`: recorded, and as it was.
+    pub(crate) change: Option<Change>,
+}
+
+/// A name that is to be made.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) open: Shell,
+    pub(crate) seen: Seen,
+    pub(crate) there: There,
+    pub(crate) temporary: u32,
+}
+
+/// What is needed to open a folder again.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(crate) number: u32,
+    pub(crate) meta: crate::folder::Meta,
+    pub(crate) exclusive: bool,
+}
+
+impl Pass<'_> {
+    /// A name that is as it was.
+    pub(crate) fn remember_same_link(&self, path: &Arc<[u8]>, name: &CStr, seen: &Seen) {
+        let member = Member { path: Arc::clone(path), name: name.to_owned(), change: None };
+        self.links().entry((seen.device, seen.stamp.ino)).or_default().push(member);
+    }
+
+    /// A name that is to be made.
+    pub(crate) fn remember_link(&self, open: &Arc<Open>, entry: Entry) {
+        open.late.store(true, SeqCst);
+        let key = (entry.seen.device, entry.seen.stamp.ino);
+        let change = Change {
+            open: Shell { number: open.number, meta: open.meta, exclusive: open.exclusive },
+            seen: entry.seen,
+            there: entry.there,
+            temporary: entry.temporary,
+        };
+        let member = Member { path: Arc::clone(&open.path), name: entry.name, change: Some(change) };
+        self.links().entry(key).or_default().push(member);
+    }
+
+    /// Makes the names of one inode: the first by copying, unless one is as it was, the others by linking to it.
+    pub(crate) fn join_links(&self, mut members: Vec<Member>, buffer: &mut [u8]) {
+        let leader = members.iter().position(|member| member.change.is_none());
+        let leader = leader.unwrap_or(0);
+        if leader >= members.len() || self.stopped() {
+            return;
+        }
+        members.swap(0, leader);
+        let mut members = members.into_iter();
+        let Some(leader) = members.next() else { return };
+        let (path, name) = (Arc::clone(&leader.path), leader.name.clone());
+        let made = match leader.change {
+            Some(change) => match self.copy_leader(&path, &name, change, buffer) {
+                Some(made) => Some(made),
+                None => return,
+            },
+            None => None,
+        };
+        for member in members {
+            if let Some(change) = member.change {
+                self.make_link((&path, &name), (&member.path, &member.name), change, made);
+            }
+        }
+    }
+
+    /// Copies the first name. `None`: it vanished, or failed and that was told.
+    fn copy_leader(
+        &self,
+        path: &Arc<[u8]>,
+        name: &CStr,
+        change: Change,
+        buffer: &mut [u8],
+    ) -> Option<(State, Stamp)> {
+        let opened = (|| {
+            let source = open_below(&self.source_root, path, self.options.cross_mounts)?;
+            let target = self.target()?.open_below(path)?;
+            Ok::<_, Errno>((source, target))
+        })();
+        let (source, target) = match opened {
+            Ok(opened) => opened,
+            Err(errno) => {
+                self.fail("open again the folder of", &join(path, name.to_bytes()), errno);
+                return None;
+            }
+        };
+        let open = Arc::new(Open {
+            number: change.open.number,
+            path: Arc::clone(path),
+            source: Some(source),
+            target,
+            meta: change.open.meta,
+            exclude: None,
+            exclusive: change.open.exclusive,
+            left: 1.into(),
+            late: true.into(),
+            failed: false.into(),
+        });
+        let entry = Entry {
+            name: name.to_owned(),
+            seen: change.seen,
+            there: change.there,
+            temporary: change.temporary,
+        };
+        match self.put(&open, &entry, buffer) {
+            Ok(Some((state, child, stamp))) => {
+                self.record(open.number, &[(entry.name, state, child, stamp)]);
+                Some((state, stamp))
+            }
+            Ok(None) => None,
+            Err(broke) => {
+                self.fail(broke.tried, &join(path, name.to_bytes()), broke.errno);
+                self.record(open.number, &[(entry.name, State::Claimed, 0, entry.seen.stamp)]);
+                None
+            }
+        }
+    }
+
+    fn make_link(
+        &self,
+        leader: (&[u8], &CStr),
+        member: (&[u8], &CStr),
+        change: Change,
+        made: Option<(State, Stamp)>,
+    ) {
+        let temporary = self.temporary(change.temporary);
+        let linked = (|| {
+            let target = self.target()?;
+            let from = target.open_below(leader.0)?;
+            let to = target.open_below(member.0)?;
+            let mut is_unsure = matches!(change.there, There::Unknown(_));
+            if change.there == There::Nothing {
+                match target.link(&from, leader.1, &to, member.1) {
+                    Err(Errno::EXIST) if !change.open.exclusive => is_unsure = true,
+                    linked => return linked,
+                }
+            }
+            if let There::Ours(crate::stamp::Kind::Directory, _) | There::Unknown(_) = change.there {
+                crate::target::Trips::look(&target.trips);
+                let seen = target.watched(|| crate::stamp::look(&to, member.1));
+                if seen.is_ok_and(|seen| seen.kind() == crate::stamp::Kind::Directory) {
+                    self.remove_tree_by_listing(&join(member.0, member.1.to_bytes()))?;
+                }
+            }
+            target.link(&from, leader.1, &to, &temporary)?;
+            target.rename(&to, &temporary, member.1)?;
+            // Renaming one name of an inode over another does nothing: then the temporary one is still there.
+            if is_unsure {
+                target.remove(&to, &temporary)?;
+            }
+            Ok(())
+        })();
+        match linked {
+            Ok(()) => {
+                let (state, stamp) = made.unwrap_or((State::Done, change.seen.stamp));
+                self.record(change.open.number, &[(member.1.to_owned(), state, 0, stamp)]);
+                Counts::add(&self.counts.written, 1);
+            }
+            Err(errno) => {
+                self.fail("link", &join(member.0, member.1.to_bytes()), errno);
+                let name = c_name(member.1.to_bytes()).unwrap_or_default();
+                self.record(change.open.number, &[(name, State::Claimed, 0, change.seen.stamp)]);
+            }
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! One entry is made, or put in the place of an older one.
+
+use crate::attributes::{Onto, Xattrs, set_all};
+use crate::data::{Failed, copy_content};
+use crate::fill::Fill;
+use crate::folder::{Open, temporary_name};
+use crate::manifest::{Entry as Recorded, Record, State};
+use crate::options::{CHANGING_RETRIES, Durability};
+use crate::pass::{Job, Pass};
+use crate::progress::Counts;
+use crate::source::{join, open_file, read_link};
+use crate::stamp::{Kind, Moment, Seen, Stamp, file_clock, look};
+use rustix::io::Errno;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// What stands at the target under the name of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum There {
+    /// Nothing of ours.
+    Nothing,
+    /// Something of ours; for a folder with its number, 0 if it has none yet.
+    Ours(Kind, u32),
+    /// We were about to change it: look first.
+    Unknown(u32),
+}
+
+/// An entry to be made or replaced.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: CString,
+    pub(crate) seen: Seen,
+    pub(crate) there: There,
+    /// The number of the temporary name it may use.
+    pub(crate) temporary: u32,
+}
+
+/// How a try to make an entry ended.
+enum Made {
+    /// It is there, as the stamp says; suspect if it may have changed meanwhile.
+    As(Stamp, bool),
+    /// The source's entry is no longer there or has become something else; the next pass sees.
+    Vanished,
+}
+
+/// A system call that failed, and what it was to do.
+pub(crate) struct Broke {
+    pub(crate) tried: &'static str,
+    pub(crate) errno: Errno,
+    /// Something may stand at the target now.
+    pub(crate) made_something: bool,
+}
+
+fn broke(tried: &'static str, errno: Errno, made_something: bool) -> Broke {
+    Broke { tried, errno, made_something }
+}
+
+impl Pass<'_> {
+    /// Makes a run of entries of one folder, and writes down those that are there.
+    pub(crate) fn put_all(&self, open: &Arc<Open>, entries: Vec<Entry>, buffer: &mut [u8]) {
+        let mut done: Vec<(CString, State, u32, Stamp)> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if self.stopped() {
+                break;
+            }
+            if entry.seen.kind() != Kind::Directory && entry.seen.stamp.links > 1 {
+                self.remember_link(open, entry);
+                continue;
+            }
+            let stamp = entry.seen.stamp;
+            match self.put(open, &entry, buffer) {
+                Ok(Some((state, child, stamp))) => done.push((entry.name, state, child, stamp)),
+                Ok(None) => {}
+                Err(broke) => {
+                    self.fail(broke.tried, &join(&open.path, entry.name.to_bytes()), broke.errno);
+                    if broke.made_something {
+                        done.push((entry.name, State::Claimed, 0, stamp));
+                    } else {
+                        open.failed.store(true, SeqCst);
+                    }
+                }
+            }
+        }
+        self.record(open.number, &done);
+    }
+
+    /// Writes down entries of a folder.
+    pub(crate) fn record(&self, folder: u32, done: &[(CString, State, u32, Stamp)]) {
+        if done.is_empty() {
+            return;
+        }
+        let entries = done
+            .iter()
+            .map(|(name, state, child, stamp)| Recorded {
+                name: name.to_bytes(),
+                state: *state,
+                child: *child,
+                stamp: *stamp,
+            })
+            .collect();
+        self.journal.add(&[Record::Entries { folder, entries }]);
+    }
+
+    /// Makes one entry that is no hard link. `None`: it is no longer there.
+    pub(crate) fn put(
+        &self,
+        open: &Arc<Open>,
+        entry: &Entry,
+        buffer: &mut [u8],
+    ) -> Result<Option<(State, u32, Stamp)>, Broke> {
+        let there = self.look_there(open, entry)?;
+        let is_folder = entry.seen.kind() == Kind::Directory;
+        let there = match there {
+            There::Ours(Kind::Directory, child) if is_folder => {
+                let number = if child == 0 { self.new_number() } else { child };
+                self.descend(open, entry, number, true);
+                return Ok(Some((State::Done, number, entry.seen.stamp)));
+            }
+            There::Ours(Kind::Directory, _) => {
+                self.remove_tree_by_listing(&join(&open.path, entry.name.to_bytes()))
+                    .map_err(|errno| broke("remove the folder in the place of", errno, true))?;
+                There::Nothing
+            }
+            There::Ours(_, _) if is_folder => {
+                let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+                target
+                    .remove(&open.target, &entry.name)
+                    .map_err(|errno| broke("remove what is in the place of the folder", errno, true))?;
+                There::Nothing
+            }
+            there => there,
+        };
+        if is_folder {
+            return self.put_folder(open, entry).map(Some);
+        }
+        let made = match there {
+            There::Nothing => self.make(open, entry, &entry.name, open.exclusive, buffer)?,
+            _ => self.make_beside(open, entry, buffer)?,
+        };
+        Ok(match made {
+            Made::As(stamp, suspect) => {
+                Counts::add(&self.counts.written, 1);
+                Some((if suspect { State::Suspect } else { State::Done }, 0, stamp))
+            }
+            Made::Vanished => None,
+        })
+    }
+
+    /// Looks where it is not known what stands there.
+    fn look_there(&self, open: &Open, entry: &Entry) -> Result<There, Broke> {
+        let There::Unknown(child) = entry.there else { return Ok(entry.there) };
+        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        crate::target::Trips::look(&target.trips);
+        match target.watched(|| look(&open.target, &entry.name)) {
+            Ok(seen) => Ok(There::Ours(seen.kind(), child)),
+            Err(Errno::NOENT) => Ok(There::Nothing),
+            Err(errno) => Err(broke("look at the target's", errno, true)),
+        }
+    }
+
+    fn put_folder(&self, open: &Arc<Open>, entry: &Entry) -> Result<(State, u32, Stamp), Broke> {
+        let stamp = &entry.seen.stamp;
+        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let made_as_owner = target
+            .make_dir(&open.target, &entry.name, (stamp.mode & 0o777) | 0o700, open.maker(stamp))
+            .map_err(|errno| broke("make the folder", errno, false))?;
+        if target.as_owner && !open.is_owner_right(stamp, made_as_owner) {
+            // Now, so that its owner may make entries in it.
+            target
+                .chown(&open.target, &entry.name, stamp.uid, stamp.gid)
+                .map_err(|errno| broke("give its owner the folder", errno, true))?;
+        }
+        Counts::add(&self.counts.written, 1);
+        let number = self.new_number();
+        self.descend(open, entry, number, false);
+        Ok((State::Done, number, *stamp))
+    }
+
+    fn descend(&self, open: &Arc<Open>, entry: &Entry, number: u32, unfinished: bool) {
+        let exclude = open.exclude.as_ref().and_then(|exclude| match exclude.at(entry.name.to_bytes()) {
+            crate::exclude::At::Below(below) => Some(below),
+            _ => None,
+        });
+        self.pool.push(Job::Fill(Fill {
+            parent: Arc::clone(open),
+            name: entry.name.clone(),
+            seen: entry.seen,
+            number,
+            exclude,
+            unfinished,
+        }));
+    }
+
+    /// Makes the new entry beside the old one and puts it in its place at once.
+    fn make_beside(&self, open: &Arc<Open>, entry: &Entry, buffer: &mut [u8]) -> Result<Made, Broke> {
+        let temporary = self.temporary(entry.temporary);
+        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let put = self.make(open, entry, &temporary, false, buffer).and_then(|made| {
+            if matches!(made, Made::As(..)) {
+                target
+                    .rename(&open.target, &temporary, &entry.name)
+                    .map_err(|errno| broke("put in its place", errno, true))?;
+            }
+            Ok(made)
+        });
+        if put.is_err() {
+            // The first error is what counts; a temporary name that stays is removed by the next pass.
+            let _ = target.remove(&open.target, &temporary);
+        }
+        put
+    }
+
+    /// The temporary name with this number.
+    pub(crate) fn temporary(&self, number: u32) -> CString {
+        let number = if number == u32::MAX { self.new_temporary() } else { number };
+        temporary_name(&self.prefix, number)
+    }
+
+    fn make(
+        &self,
+        open: &Arc<Open>,
+        entry: &Entry,
+        as_name: &CStr,
+        exclusive: bool,
+        buffer: &mut [u8],
+    ) -> Result<Made, Broke> {
+        let Some(source) = &open.source else { return Ok(Made::Vanished) };
+        if entry.seen.kind() == Kind::File {
+            return self.make_file(open, source, entry, as_name, exclusive, buffer);
+        }
+        let read_from = file_clock();
+        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let stamp = entry.seen.stamp;
+        let made_as_owner = if entry.seen.kind() == Kind::Symlink {
+            let leads_to = match read_link(source, &entry.name) {
+                Ok(leads_to) => leads_to,
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(Made::Vanished),
+                Err(errno) => return Err(broke("read the link", errno, false)),
+            };
+            target
+                .make_symlink(&open.target, as_name, &leads_to, open.maker(&stamp))
+                .map_err(|errno| broke("make the link", errno, false))?
+        } else {
+            target
+                .make_node(&open.target, as_name, stamp.mode, stamp.size)
+                .map_err(|errno| broke("make the special file", errno, false))?;
+            false
+        };
+        self.set_entry(open, source, entry, as_name, made_as_owner)
+            .map_err(|errno| broke("set the attributes of", errno, true))?;
+        Ok(self.made(stamp, read_from))
+    }
+
+    fn made(&self, stamp: Stamp, read_from: Moment) -> Made {
+        Made::As(stamp, stamp.is_racy(read_from, self.granule_millis))
+    }
+
+    fn set_entry(
+        &self,
+        open: &Open,
+        source: &OwnedFd,
+        entry: &Entry,
+        as_name: &CStr,
+        made_as_owner: bool,
+    ) -> rustix::io::Result<()> {
+        let target = self.target()?;
+        let stamp = &entry.seen.stamp;
+        if !open.is_owner_right(stamp, made_as_owner) {
+            target.chown(&open.target, as_name, stamp.uid, stamp.gid)?;
+        }
+        let xattrs = Xattrs::of_entry(source.as_fd(), &entry.name)?;
+        let onto = Onto::Entry(open.target.as_fd(), as_name);
+        let path = join(&open.path, entry.name.to_bytes());
+        let mode = set_all(target, onto, &xattrs, stamp.permissions(), &self.refusals, &path)?;
+        let is_plain = mode & 0o7000 == 0 && !open.meta.gives_acl && mode == stamp.permissions();
+        if entry.seen.kind() == Kind::Special && !is_plain {
+            target.chmod(&open.target, as_name, mode)?;
+        }
+        target.set_times(&open.target, as_name, &entry.seen.times())
+    }
+
+    fn make_file(
+        &self,
+        open: &Arc<Open>,
+        source: &OwnedFd,
+        entry: &Entry,
+        as_name: &CStr,
+        exclusive: bool,
+        buffer: &mut [u8],
+    ) -> Result<Made, Broke> {
+        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let mut to: Option<OwnedFd> = None;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let read_from = file_clock();
+            let (from, seen) = match open_file(source, &entry.name, self.options.cross_mounts) {
+                Ok(opened) => opened,
+                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::XDEV) if to.is_none() => {
+                    return Ok(Made::Vanished);
+                }
+                Err(errno) => return Err(broke("read", errno, to.is_some())),
+            };
+            if seen.kind() != Kind::File {
+                let vanished = to.is_none().then_some(Made::Vanished);
+                return vanished.ok_or(broke("read what was a file:", Errno::AGAIN, true));
+            }
+            let stamp = seen.stamp;
+            let file = if let Some(file) = to.take() {
+                target.truncate(&file, 0).map_err(|errno| broke("write again", errno, true))?;
+                file
+            } else {
+                let (file, made_as_owner) = target
+                    .create_file(&open.target, as_name, stamp.mode, exclusive, open.maker(&stamp))
+                    .map_err(|errno| broke("make the file", errno, errno != Errno::EXIST))?;
+                if !open.is_owner_right(&stamp, made_as_owner) {
+                    // Before the data: changing the owner later would first wait for them.
+                    target
+                        .chown_open(&file, stamp.uid, stamp.gid)
+                        .map_err(|errno| broke("give its owner", errno, true))?;
+                }
+                file
+            };
+            let bytes = copy_content(from.as_fd(), &seen, target, file.as_fd(), buffer, self.limit.as_ref())
+                .map_err(|failed| match failed {
+                    Failed::Read(errno) => broke("read", errno, true),
+                    Failed::Write(errno) => broke("write", errno, true),
+                })?;
+            let xattrs =
+                Xattrs::of_open(&from).map_err(|errno| broke("read the attributes of", errno, true))?;
+            let after =
+                crate::stamp::look_open(&from).map_err(|errno| broke("look again at", errno, true))?;
+            let changed = after.stamp != stamp;
+            if changed && tries <= CHANGING_RETRIES && !self.stopped() {
+                to = Some(file);
+                continue;
+            }
+            self.finish_file(open, entry, file, &seen, &xattrs)
+                .map_err(|errno| broke("write the last of", errno, true))?;
+            Counts::add(&self.counts.files, 1);
+            Counts::add(&self.counts.bytes, bytes);
+            if changed {
+                Counts::add(&self.counts.unsettled, 1);
+                return Ok(Made::As(stamp, true));
+            }
+            return Ok(self.made(stamp, read_from));
+        }
+    }
+
+    fn finish_file(
+        &self,
+        open: &Open,
+        entry: &Entry,
+        file: OwnedFd,
+        seen: &Seen,
+        xattrs: &Xattrs,
+    ) -> rustix::io::Result<()> {
+        let target = self.target()?;
+        let permissions = seen.stamp.permissions();
+        let may_inherit = open.meta.gives_acl;
+        if may_inherit {
+            self.remove_other_xattrs(file.as_fd(), xattrs)?;
+        }
+        let mode = if xattrs.is_empty() {
+            permissions
+        } else {
+            let path = join(&open.path, entry.name.to_bytes());
+            set_all(target, Onto::Open(file.as_fd()), xattrs, permissions, &self.refusals, &path)?
+        };
+        if mode & 0o7000 != 0 || mode != permissions || may_inherit {
+            target.chmod_open(&file, mode)?;
+        }
+        target.set_times_open(&file, &seen.times())?;
+        if self.options.durability == Durability::EachFile {
+            target.sync_file(&file)?;
+        }
+        target.close(file)
+    }
+}

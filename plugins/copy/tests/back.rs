@@ -1,0 +1,143 @@
+//! The way back: what changed at the target since the cutover, and nothing else.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic in a test is a failed test"
+)]
+
+mod lab;
+
+use connect_migrator_copy::{BackChanges, BackKind, Control, changes_since, clock_of, options_back, run};
+use connect_migrator_copy_bench::{change, differences, grow};
+use lab::{Lab, settle};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+struct Way {
+    lab: Lab,
+    since: connect_migrator_copy::Moment,
+    back: PathBuf,
+    aside: PathBuf,
+}
+
+impl Way {
+    fn after_a_copy_of(lab: Lab) -> Self {
+        settle();
+        lab.pass();
+        settle();
+        let since = clock_of(&lab.target).unwrap();
+        let (back, aside) = (lab.dir().join("back"), lab.dir().join("aside"));
+        settle();
+        Way { lab, since, back, aside }
+    }
+
+    fn list(&self) -> BackChanges {
+        let cancel = AtomicBool::new(false);
+        let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+        changes_since(&self.lab.options(), self.since, &self.back, &control).unwrap()
+    }
+
+    fn go(&self) {
+        let cancel = AtomicBool::new(false);
+        let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+        let report = run(&options_back(&self.lab.options(), &self.back, &self.aside), &control).unwrap();
+        assert!(report.whole, "{report:?}");
+    }
+}
+
+fn small() -> Lab {
+    let lab = Lab::new();
+    for name in ["a", "b", "folder/c", "folder/sub/d", "other/e"] {
+        lab.write(name, format!("content of {name}"));
+    }
+    lab
+}
+
+#[test]
+fn nothing_changed_lists_nothing_and_changes_nothing() {
+    let way = Way::after_a_copy_of(small());
+    assert!(way.list().is_empty());
+    way.go();
+    way.lab.assert_same();
+    assert_eq!(fs::read_dir(&way.aside).map(Iterator::count).unwrap_or(0), 0);
+}
+
+#[test]
+fn each_change_is_listed_and_copied_back_and_what_it_replaced_is_kept() {
+    let way = Way::after_a_copy_of(small());
+    let target = &way.lab.target;
+    fs::write(target.join("a"), "users wrote this").unwrap();
+    fs::create_dir_all(target.join("new/inside")).unwrap();
+    fs::write(target.join("new/inside/file"), "new").unwrap();
+    fs::remove_file(target.join("b")).unwrap();
+    fs::remove_dir_all(target.join("folder")).unwrap();
+    fs::write(target.join("folder"), "a file now").unwrap();
+    let changes = way.list();
+    let has = |kind, path: &str| changes.told.iter().any(|change| change.kind == kind && change.path == path);
+    assert!(has(BackKind::Changed, "a") && has(BackKind::Created, "new"), "{changes:?}");
+    assert!(has(BackKind::Removed, "b") && has(BackKind::Changed, "folder"), "{changes:?}");
+    assert!(!has(BackKind::Changed, "other/e"));
+    // Listing changes nothing.
+    assert_eq!(fs::read_to_string(way.lab.source.join("a")).unwrap(), "content of a");
+    way.go();
+    way.lab.assert_same();
+    let kept: Vec<String> = fs::read_dir(&way.aside)
+        .unwrap()
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    for old in ["content of a", "content of b", "content of folder/c", "content of folder/sub/d"] {
+        assert!(kept.iter().any(|content| content == old), "{old}: {kept:?}");
+    }
+}
+
+#[test]
+fn a_lived_in_tree_is_the_same_on_both_sides_after_the_way_back() {
+    let lab = Lab::new();
+    grow(&lab.source, 800, 1, 1, 20).unwrap();
+    let way = Way::after_a_copy_of(lab);
+    change(&way.lab.target, 21).unwrap();
+    let changes = way.list();
+    assert!(changes.created > 0 && changes.changed > 0 && changes.removed > 0, "{changes:?}");
+    way.go();
+    way.lab.assert_same();
+}
+
+#[test]
+fn what_is_excluded_stays_out_of_the_way_back() {
+    let lab = small();
+    lab.write("caches/old", "of this host");
+    settle();
+    let mut options = lab.options();
+    options.exclude = vec!["caches".into()];
+    lab.pass_with(&options);
+    settle();
+    let since = clock_of(&lab.target).unwrap();
+    settle();
+    fs::create_dir(lab.target.join("caches")).unwrap();
+    fs::write(lab.target.join("caches/new"), "of the container").unwrap();
+    let cancel = AtomicBool::new(false);
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    let back = lab.dir().join("back");
+    let changes = changes_since(&options, since, &back, &control).unwrap();
+    assert!(changes.told.iter().all(|change| change.path == "."), "{changes:?}");
+    run(&options_back(&options, &back, &lab.dir().join("aside")), &control).unwrap();
+    assert_eq!(fs::read_to_string(lab.source.join("caches/old")).unwrap(), "of this host");
+    assert!(!lab.source.join("caches/new").exists());
+}
+
+#[test]
+fn what_the_source_got_meanwhile_under_the_same_name_is_not_overwritten() {
+    let way = Way::after_a_copy_of(small());
+    fs::write(way.lab.target.join("new"), "from the new server").unwrap();
+    fs::write(way.lab.source.join("new"), "from this host").unwrap();
+    way.list();
+    let cancel = AtomicBool::new(false);
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    let report = run(&options_back(&way.lab.options(), &way.back, &way.aside), &control).unwrap();
+    assert_eq!(report.failed, 1, "{report:?}");
+    assert_eq!(fs::read_to_string(way.lab.source.join("new")).unwrap(), "from this host");
+    assert!(!differences(&way.lab.source, &way.lab.target).is_empty());
+}

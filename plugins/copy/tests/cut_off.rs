@@ -1,0 +1,168 @@
+//! Killed, full, cancelled: it goes on where it was, and nothing half-written counts as done.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic in a test is a failed test"
+)]
+
+mod lab;
+
+use connect_migrator_copy::{Control, CopyError, run};
+use connect_migrator_copy_bench::{add_odd, change, grow};
+use lab::{Lab, Tmpfs, settle};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+/// Starts a copy by the command and kills it after so long. False when it ended by itself.
+fn killed_after(lab: &Lab, wait: Duration) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_connect-migrator-copy"))
+        .arg("copy")
+        .args([&lab.source, &lab.target])
+        .arg("--manifest")
+        .arg(&lab.manifest)
+        .args(["--threads", "8", "--bytes-per-second", "20000000"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + wait;
+    while Instant::now() < end {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+#[test]
+fn killed_again_and_again_in_the_first_copy_it_ends_with_the_same_tree() {
+    let lab = Lab::new();
+    grow(&lab.source, 1_200, 2, 1, 7).unwrap();
+    add_odd(&lab.source).unwrap();
+    settle();
+    let mut kills = 0;
+    for round in 0..12_u64 {
+        kills += u32::from(killed_after(&lab, Duration::from_millis(20 + round * 37)));
+        // Meanwhile the source lives on: what was half-copied may be gone.
+        if round % 3 == 0 {
+            change(&lab.source, round).unwrap();
+        }
+    }
+    assert!(kills >= 4, "only {kills} of the kills came in the middle");
+    settle();
+    lab.pass();
+    lab.assert_same();
+    assert_eq!(lab.pass().trips, 0);
+}
+
+#[test]
+fn killed_in_later_passes_it_ends_with_the_same_tree_and_leaves_no_temporary_names() {
+    let lab = Lab::new();
+    grow(&lab.source, 1_200, 1, 0, 8).unwrap();
+    settle();
+    lab.pass();
+    let mut kills = 0;
+    for round in 0..10_u64 {
+        for seed in 0..8 {
+            change(&lab.source, round * 10 + seed).unwrap();
+        }
+        kills += u32::from(killed_after(&lab, Duration::from_millis(8 + round * 6)));
+    }
+    assert!(kills >= 3, "only {kills} of the kills came in the middle");
+    settle();
+    lab.pass();
+    lab.assert_same();
+    let left = Command::new("find").arg(&lab.target).args(["-name", ".connect-migrator-*"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
+
+#[test]
+fn until_the_first_copy_is_whole_others_cannot_enter_the_target() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    grow(&lab.source, 600, 2, 0, 9).unwrap();
+    settle();
+    let begun = || std::fs::read_dir(&lab.target).unwrap().next().is_some();
+    while !begun() {
+        assert!(killed_after(&lab, Duration::from_millis(60)));
+    }
+    assert_eq!(std::fs::metadata(&lab.target).unwrap().permissions().mode() & 0o7777, 0o700);
+    lab.pass();
+    lab.assert_same();
+}
+
+#[test]
+fn a_full_target_is_told_and_the_copy_goes_on_when_there_is_room() {
+    let lab = Lab::new();
+    grow(&lab.source, 1_000, 1, 0, 10).unwrap();
+    settle();
+    let disk = Tmpfs::mount(&lab.target, "size=3m,mode=755");
+    let error = lab.try_pass(&lab.options()).unwrap_err();
+    assert!(matches!(error, CopyError::Full { .. }), "{error}");
+    let error = lab.try_pass(&lab.options()).unwrap_err();
+    assert!(error.is_full(), "{error}");
+    disk.remount("size=100m");
+    lab.pass();
+    lab.assert_same();
+}
+
+#[test]
+fn a_target_without_inodes_left_is_told_as_full() {
+    let lab = Lab::new();
+    grow(&lab.source, 600, 0, 0, 11).unwrap();
+    settle();
+    let disk = Tmpfs::mount(&lab.target, "nr_inodes=200,mode=755");
+    let error = lab.try_pass(&lab.options()).unwrap_err();
+    assert!(matches!(error, CopyError::Full { .. }), "{error}");
+    disk.remount("nr_inodes=100000");
+    lab.pass();
+    lab.assert_same();
+}
+
+#[test]
+fn a_cancelled_copy_ends_soon_and_goes_on_later() {
+    let lab = Lab::new();
+    grow(&lab.source, 1_000, 4, 0, 12).unwrap();
+    settle();
+    let mut options = lab.options();
+    options.bytes_per_second = Some(4 << 20);
+    let cancel = AtomicBool::new(false);
+    let asked = std::sync::Mutex::new(None);
+    let on_progress = |progress: &connect_migrator_copy::Progress| {
+        if progress.bytes > 0 && !cancel.swap(true, SeqCst) {
+            *asked.lock().unwrap() = Some(Instant::now());
+        }
+    };
+    let ended = run(&options, &Control { cancel: &cancel, on_progress: &on_progress, total: None });
+    assert!(matches!(ended, Err(CopyError::Cancelled)), "{ended:?}");
+    let took = asked.lock().unwrap().unwrap().elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    lab.pass();
+    lab.assert_same();
+}
+
+#[test]
+fn what_was_put_is_withdrawn_after_a_whole_and_after_a_cut_off_copy_and_nothing_else() {
+    for cut_off in [false, true] {
+        let lab = Lab::new();
+        grow(&lab.source, 600, 2, 0, 13).unwrap();
+        settle();
+        if cut_off {
+            assert!(killed_after(&lab, Duration::from_millis(60)));
+        } else {
+            lab.pass();
+            std::fs::write(lab.target.join("foreign"), "x").unwrap();
+        }
+        let cancel = AtomicBool::new(false);
+        let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+        let report = connect_migrator_copy::withdraw(&lab.options(), &control).unwrap();
+        assert_eq!(report.failed, 0, "{report:?}");
+        let left: Vec<_> =
+            std::fs::read_dir(&lab.target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), usize::from(!cut_off), "{left:?}");
+    }
+}
