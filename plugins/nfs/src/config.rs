@@ -1,0 +1,141 @@
+//! The configuration file names the new data directory, and every other byte stays.
+
+use crate::copying::{Kept, write};
+use connect_migrator_connect::gcfg::Gcfg;
+use connect_migrator_sdk::StepError;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+const SECTION: &str = "Server";
+const KEY: &str = "DataDir";
+
+fn failed(tried: &str, path: &Path, why: impl std::fmt::Display) -> StepError {
+    StepError::new(format!("{tried} {}", path.display())).because(why)
+}
+
+fn parsed(config: &Path) -> Result<(Vec<u8>, Gcfg), StepError> {
+    let bytes = fs::read(config).map_err(|error| failed("read", config, error))?;
+    let gcfg = Gcfg::parse(&bytes).map_err(|error| failed("understand", config, error))?;
+    Ok((bytes, gcfg))
+}
+
+/// Whether the configuration names the mount as data directory.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_switched(config: &Path, mount: &Path) -> Result<bool, StepError> {
+    let (_, gcfg) = parsed(config)?;
+    Ok(gcfg.get(SECTION, None, KEY).is_some_and(|value| Path::new(&value) == mount))
+}
+
+/// Names the mount as data directory. The file as it was is kept for the way back. Answers whether it changed.
+///
+/// # Errors
+/// When the file cannot be read or written; it is unchanged then.
+pub fn switch(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<bool, StepError> {
+    let (before, mut gcfg) = parsed(config)?;
+    if gcfg.get(SECTION, None, KEY).is_some_and(|value| Path::new(&value) == mount) {
+        return Ok(false);
+    }
+    gcfg.set(SECTION, None, KEY, &mount.to_string_lossy())
+        .map_err(|error| failed("change the data directory in", config, error))?;
+    write(&kept.config_before(), &before)?;
+    write(&kept.config_after(), &gcfg.to_bytes())?;
+    replace(config, &gcfg.to_bytes())?;
+    Ok(true)
+}
+
+/// Names the former data directory again: the file is as it was, byte for byte, unless somebody changed it since; then only this
+/// setting is. Answers whether it changed.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn switch_back(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<bool, StepError> {
+    let (now, mut gcfg) = parsed(config)?;
+    if gcfg.get(SECTION, None, KEY).is_none_or(|value| Path::new(&value) != mount) {
+        return Ok(false);
+    }
+    let before =
+        fs::read(kept.config_before()).map_err(|error| failed("read", &kept.config_before(), error))?;
+    if fs::read(kept.config_after()).is_ok_and(|after| after == now) {
+        replace(config, &before)?;
+        return Ok(true);
+    }
+    let old = Gcfg::parse(&before).map_err(|error| failed("understand", &kept.config_before(), error))?;
+    let undone = match old.get(SECTION, None, KEY) {
+        Some(value) => gcfg.set(SECTION, None, KEY, &value),
+        None => {
+            let count = gcfg.settings().filter(|setting| {
+                setting.section.eq_ignore_ascii_case(SECTION)
+                    && setting.subsection.is_none()
+                    && setting.key.eq_ignore_ascii_case(KEY)
+            });
+            let last = count.count().saturating_sub(1);
+            gcfg.remove_nth(SECTION, None, KEY, last)
+        }
+    };
+    undone.map_err(|error| failed("put back the data directory in", config, error))?;
+    replace(config, &gcfg.to_bytes())?;
+    Ok(true)
+}
+
+/// Puts new content in the place of a file, with its owner and mode.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StepError> {
+    // A link stays a link.
+    let real = fs::canonicalize(path).map_err(|error| failed("find", path, error))?;
+    let meta = fs::metadata(&real).map_err(|error| failed("look at", path, error))?;
+    let mut name = real.file_name().unwrap_or_default().to_owned();
+    name.push(".connect-migrator");
+    let beside = real.with_file_name(name);
+    write(&beside, bytes)?;
+    let done = std::os::unix::fs::chown(&beside, Some(meta.uid()), Some(meta.gid()))
+        .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(meta.mode() & 0o7777)))
+        .and_then(|()| fs::rename(&beside, &real))
+        .and_then(|()| real.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()));
+    done.map_err(|error| {
+        failed("write", path, error).remedy("see that the disk is neither full nor read-only")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "; a comment\r\n[Server]\r\nAddress = \"https://c.example.com\" ; why\r\nDataDir = \"/old/data\"\r\n\r\n[HTTP]\r\nListen = :3939\r\n";
+
+    #[test]
+    fn switched_and_back_the_file_is_the_same_byte_for_byte() {
+        for text in [CONFIG, "[HTTP]\nListen = :3939\n", "", "[Server]\n"] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = dir.path().join("rstudio-connect.gcfg");
+            fs::write(&config, text).unwrap();
+            fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
+            let (kept, mount) = (Kept(dir.path()), Path::new("/mnt/connect"));
+            assert!(switch(&config, mount, &kept).unwrap());
+            assert!(is_switched(&config, mount).unwrap());
+            assert!(!switch(&config, mount, &kept).unwrap(), "twice is once");
+            assert_eq!(fs::metadata(&config).unwrap().mode() & 0o7777, 0o640);
+            assert!(switch_back(&config, mount, &kept).unwrap());
+            assert!(!switch_back(&config, mount, &kept).unwrap());
+            assert_eq!(fs::read_to_string(&config).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_somebody_changed_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("rstudio-connect.gcfg");
+        fs::write(&config, CONFIG).unwrap();
+        let (kept, mount) = (Kept(dir.path()), Path::new("/mnt/connect"));
+        switch(&config, mount, &kept).unwrap();
+        let changed = fs::read_to_string(&config).unwrap().replace(":3939", ":4000");
+        fs::write(&config, changed).unwrap();
+        switch_back(&config, mount, &kept).unwrap();
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(
+            text.contains(":4000") && text.contains("/old/data") && !text.contains("/mnt/connect"),
+            "{text}"
+        );
+    }
+}
