@@ -3,6 +3,7 @@
 mod check;
 mod control;
 mod exit;
+mod images;
 mod plan;
 mod status;
 mod survey;
@@ -85,6 +86,21 @@ enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Show everything that a bakery file builds: versions, variants, distributions, and every tag in every registry
+    Images {
+        /// The bakery.yaml
+        #[arg(long, value_name = "FILE")]
+        bakery: std::path::PathBuf,
+        /// Only this image
+        #[arg(long)]
+        image: Option<String>,
+        /// Versions that a constraint may choose from, as DEPENDENCY=VERSION,VERSION; may be given several times
+        #[arg(long, value_name = "VERSIONS")]
+        available: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Run a migration in the foreground: what the systemd unit does
     #[command(hide = true)]
     Daemon {
@@ -122,6 +138,9 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(command: Command) -> Exit {
     let name = match &command {
+        Command::Images { bakery, image, available, json } => {
+            return images::run(bakery, image.as_deref(), available, *json);
+        }
         Command::Check { instance, .. }
         | Command::Plan { instance, .. }
         | Command::Status { instance, .. }
@@ -140,5 +159,7 @@ async fn dispatch(command: Command) -> Exit {
         Command::Rollback { yes, no_wait, .. } => control::rollback(&instance, yes, !no_wait).await,
         Command::Commit { yes, no_wait, .. } => control::commit(&instance, yes, !no_wait).await,
         Command::Daemon { .. } => crate::service::run(&instance).await,
+        // It has no instance, and is done already.
+        Command::Images { .. } => Exit::Done,
     }
 }

@@ -78,7 +78,10 @@ impl Plan {
             every(Op::Check, Phase::Check).chain(every(Op::Prepare, Phase::Prepare)).collect();
         for &step in apply_order {
             if steps.get(step).is_some_and(|step| step.info.role == Role::StopsSource) {
-                program.extend(every(Op::EnterWindow, Phase::Apply));
+                // The step that takes the users' way away comes last: with it the window begins.
+                let (routes, others): (Vec<Place>, Vec<Place>) = every(Op::EnterWindow, Phase::Apply)
+                    .partition(|place| steps.get(place.step).is_some_and(|s| s.info.role == Role::Routes));
+                program.extend(others.into_iter().chain(routes));
             }
             program.push(Place { step, op: Op::Apply, phase: Phase::Apply });
             program.push(Place { step, op: Op::Verify, phase: Phase::Apply });

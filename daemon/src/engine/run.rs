@@ -189,6 +189,21 @@ impl Engine {
         self.append(started)
     }
 
+    /// Makes durable that a parked or waiting migration goes on, so that nobody who asks is told otherwise. Called again, it
+    /// does nothing.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub fn go_on(&self) -> Result<(), EngineError> {
+        let (open, waits, parked) =
+            self.journal.with(|view| (view.is_open(), view.stop.is_some(), view.parked));
+        match (open, waits, parked) {
+            (true, true, _) => self.append(&Event::Resumed),
+            (true, false, true) => self.append(&Event::Unparked),
+            _ => Ok(()),
+        }
+    }
+
     /// Goes on until the migration is over, parked, or needs an operator. A migration that waited for one counts as resumed.
     ///
     /// # Errors
@@ -200,9 +215,7 @@ impl Engine {
         if self.journal.with(|view| view.started.is_none()) {
             return Err(EngineError::NotStarted);
         }
-        if self.journal.with(|view| view.stop.is_some() && view.is_open()) {
-            self.append(&Event::Resumed)?;
-        }
+        self.go_on()?;
         loop {
             while let Ok((command, reply)) = commands.try_recv() {
                 self.heed(&command, reply, None);

@@ -93,6 +93,8 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Faile
     if let Some(started) = begins {
         engine.start(&started).map_err(|error| unusable(&error))?;
     }
+    // Before the daemon is ready: whoever started it may ask at once.
+    engine.go_on().map_err(|error| unusable(&error))?;
     Ok(Begun::Run(Box::new(engine), lock))
 }
 

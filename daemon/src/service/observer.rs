@@ -175,6 +175,7 @@ fn told(event: &Event, view: &View) -> Option<Told> {
         }
         Event::CommitDecided { by } => tell(Priority::Notice, format!("commits: {by}")),
         Event::Parked => tell(Priority::Notice, "parked; the next start goes on from here".into()),
+        Event::Unparked => tell(Priority::Notice, "goes on from where it was parked".into()),
         Event::Stopped { why, .. } => tell(Priority::Error, why.clone()),
         Event::Resumed => tell(Priority::Notice, "an operator started the run again".into()),
         Event::Closed { end } => closed(end, view),

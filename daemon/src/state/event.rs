@@ -89,6 +89,8 @@ pub enum Event {
     },
     /// The daemon was asked to stop at a safe point; the next start goes on by itself.
     Parked,
+    /// The daemon was started again after [`Event::Parked`].
+    Unparked,
     /// The run cannot go on by itself.
     Stopped {
         /// Why.

@@ -147,7 +147,7 @@ impl View {
                 self.decision = Some(Decision::Commit { at: record.at, by: by.clone() });
                 self.stop = None;
             }
-            Event::Parked => {}
+            Event::Parked | Event::Unparked => {}
             Event::Stopped { why, may } => {
                 self.stop = Some(Stop { at: record.at, why: why.clone(), may: may.clone() });
             }
