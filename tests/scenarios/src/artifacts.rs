@@ -7,14 +7,6 @@ use std::process::Command;
 pub const CONNECT_VERSION: &str = "2026.03.1";
 /// The tool that packs our package; installed below `target/tools` when it is missing.
 const CARGO_DEB_VERSION: &str = "3.8.0";
-/// What goes into our package.
-const SHIPPED: [&str; 4] = [
-    "connect-migrator",
-    "connect-migrator-docker",
-    "connect-migrator-route-nginx",
-    "connect-migrator-connect-api",
-];
-
 /// Files on the host.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -84,7 +76,9 @@ pub fn build() -> Result<Artifacts, BuildError> {
     println!("   building connect-migrator, its plugins and the stand-in for Connect");
     let mut build = cargo();
     build.args(["build", "--release", "--locked"]);
-    for package in SHIPPED.iter().chain(&["connect-standin", "connect-migrator-hostile"]) {
+    for package in
+        shipped()?.iter().map(String::as_str).chain(["connect-standin", "connect-migrator-hostile"])
+    {
         build.args(["--package", package]);
     }
     run("build the programs", &mut build)?;
@@ -130,6 +124,21 @@ pub fn build() -> Result<Artifacts, BuildError> {
     })
 }
 
+/// The packages of the workspace that go into our Debian package: the plugins as its list of files has them.
+fn shipped() -> Result<Vec<String>, BuildError> {
+    let manifest = workspace().join("daemon/Cargo.toml");
+    let text = std::fs::read_to_string(&manifest)
+        .map_err(|error| BuildError(format!("could not read {}: {error}", manifest.display())))?;
+    let mut packages = plugins(&text);
+    packages.push("connect-migrator".into());
+    Ok(packages)
+}
+
+fn plugins(manifest: &str) -> Vec<String> {
+    let libraries = manifest.split("\"target/release/lib").skip(1);
+    libraries.filter_map(|rest| rest.split_once(".so\"")).map(|(name, _)| name.replace('_', "-")).collect()
+}
+
 fn cargo_deb() -> Result<PathBuf, BuildError> {
     let tools = target().join("tools");
     let program = tools.join("bin/cargo-deb");
@@ -143,4 +152,19 @@ fn cargo_deb() -> Result<PathBuf, BuildError> {
         run("install cargo-deb", &mut install)?;
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plugins_that_are_packed_are_built() {
+        let text = r#"assets = [
+            ["target/release/connect-migrator", "usr/bin/", "755"],
+            ["target/release/libconnect_migrator_route_nginx.so", "x/route-nginx.so", "644"],
+        ]"#;
+        assert_eq!(plugins(text), ["connect-migrator-route-nginx"]);
+        assert!(shipped().unwrap().contains(&"connect-migrator-docker".to_owned()));
+    }
 }

@@ -1,28 +1,34 @@
 //! What is measured, as tables: one thing at a time, on a machine of its own or on this host.
 
 mod rebuild;
+mod step;
 mod window;
 
 use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
 use connect_migrator_rig::Suite;
 
-/// Runs all benches and prints their figures.
+/// Runs the benches, or those whose name (`window`, `step`, `rebuild`) is in `only`, and prints their figures.
 ///
 /// # Errors
 /// When one cannot be run, or a figure is worse than it may be.
-pub fn run(artifacts: &Artifacts) -> Tried {
-    let suite = Suite::best_for_host()?.suite;
+pub fn run(artifacts: &Artifacts, suite: Option<Suite>, only: &[String]) -> Tried {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| part == name);
+    let measured = if wanted("window") { on_a_machine(artifacts, suite) } else { Ok(()) };
+    println!("\nOn this host:");
+    let called = if wanted("step") { step::run() } else { Ok(()) };
+    let rebuilt = if wanted("rebuild") { rebuild::run(artifacts) } else { Ok(()) };
+    measured.and(called).and(rebuilt)
+}
+
+fn on_a_machine(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
+    let suite = suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
     let lab = Lab::fresh(&lab::installed(suite, artifacts)?, artifacts)?;
     println!("\nOn a machine ({suite}):");
-    let measured = window::run(&lab).map_err(|error| match lab.story() {
+    window::run(&lab).map_err(|error| match lab.story() {
         Ok(story) => format!("{error}\n{story}").into(),
         Err(_) => error,
-    });
-    drop(lab);
-    println!("\nOn this host:");
-    let rebuilt = rebuild::run(artifacts);
-    measured.and(rebuilt)
+    })
 }
 
 /// The middle one.

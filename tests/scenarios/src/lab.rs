@@ -66,6 +66,17 @@ pub fn cache() -> Cache {
     Cache::new(target().join("rig"))
 }
 
+/// The bare machine, booted: of `suite` or the default one. Made once, then kept below `target/rig`.
+///
+/// # Errors
+/// When the machine cannot be made.
+pub fn booted(suite: Option<Suite>) -> Tried {
+    let suite = suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
+    let cache = cache();
+    Snapshot::booted(&cache, &Image::build(suite, &cache)?)?;
+    Ok(())
+}
+
 /// The machine with Connect in it, as a snapshot that scenarios start from; made once, then kept below `target/rig`.
 ///
 /// # Errors

@@ -16,6 +16,9 @@ pub struct Runbook {
     pub container: String,
     /// Steps between the container and the caches.
     pub after_container: String,
+    /// Clears the caches only when users are sent to the new server already, as the vendor's page does: a shorter window, and
+    /// content that waits for its rebuild answers errors meanwhile.
+    pub caches_after_route: bool,
     /// The site file.
     pub site: String,
     /// `soak`.
@@ -31,6 +34,7 @@ impl Default for Runbook {
             image: format!("{REPOSITORY}:{CONNECT_VERSION}-ubuntu-24.04-std"),
             container: String::new(),
             after_container: String::new(),
+            caches_after_route: false,
             site: "/etc/nginx/sites-enabled/connect".into(),
             soak: r#"{ for = "2s", then = "commit", every = "1s" }"#.into(),
             key: "connect-api-key".into(),
@@ -61,7 +65,9 @@ impl Runbook {
     /// As it stands in the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let Runbook { head, image, container, after_container, site, soak, key } = self;
+        let Runbook { head, image, container, after_container, caches_after_route, site, soak, key } = self;
+        let caches = "\n[[step]]\nid = \"caches\"\nuses = \"connect-api/clear-caches\"\n";
+        let (before_route, after_route) = if *caches_after_route { ("", caches) } else { (caches, "") };
         // Debian gives the group 999 of the images to others: the container keeps the host's numbers.
         format!(
             r#"version = 1
@@ -79,16 +85,12 @@ uses = "systemd/stop"
 id = "container"
 uses = "docker"
 with = {{ image = "{image}", publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
-{after_container}
-[[step]]
-id = "caches"
-uses = "connect-api/clear-caches"
-
+{after_container}{before_route}
 [[step]]
 id = "route"
 uses = "route-nginx"
 with = {{ site = "{site}", upstream = "127.0.0.1:3940" }}
-
+{after_route}
 [[step]]
 id = "content"
 uses = "connect-api/rebuild"

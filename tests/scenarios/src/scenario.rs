@@ -11,8 +11,8 @@ mod rollbacks;
 use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
 use connect_migrator_rig::{Snapshot, Suite};
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// How many machines run at once: a scenario waits a good part of its time, and each machine has two processors.
@@ -23,7 +23,7 @@ const MACHINES_AT_ONCE: usize = 2;
 pub enum On {
     /// On each that this host runs well.
     Each,
-    /// On the default one, for what does not depend on the release.
+    /// On the default one.
     One,
 }
 
@@ -32,18 +32,27 @@ pub enum On {
 pub struct Scenario {
     /// States the behaviour.
     pub name: &'static str,
-    /// Where it runs.
+    /// Where it runs every time.
     pub on: On,
+    /// Where it runs when all of it is asked for: more than `on` if the release may matter.
+    pub on_with_all: On,
     /// Makes it happen on a fresh machine with the default runbook, and asserts the end.
     pub run: fn(&Lab) -> Tried,
 }
 
+/// The release matters much.
 const fn each(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
-    Scenario { name, on: On::Each, run }
+    Scenario { name, on: On::Each, on_with_all: On::Each, run }
 }
 
+/// The release may matter.
+const fn one_or_each(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
+    Scenario { name, on: On::One, on_with_all: On::Each, run }
+}
+
+/// The release does not matter.
 const fn one(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
-    Scenario { name, on: On::One, run }
+    Scenario { name, on: On::One, on_with_all: On::One, run }
 }
 
 /// All of them, the longest first: two run at once.
@@ -53,46 +62,56 @@ pub fn all() -> Vec<Scenario> {
         .concat()
 }
 
-/// Runs those that are `wanted`, on `suite` or on every Debian that this host runs well, and tells each as it ends.
-/// `keep` leaves the machine of a failed one running. Answers how many passed and failed.
+/// What is to be run.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// Only those whose name contains one of these; empty: every one.
+    pub only: Vec<String>,
+    /// Only on this Debian.
+    pub suite: Option<Suite>,
+    /// On every Debian on which the outcome may differ.
+    pub all: bool,
+    /// Leave the machine of a failed one running.
+    pub keep: bool,
+}
+
+impl Choice {
+    fn has(&self, scenario: &Scenario) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| scenario.name.contains(part.as_str()))
+    }
+
+    /// Where to run what, in order. On the second Debian first: its machine is made while the first one is at work.
+    fn jobs(&self, suites: &[Suite]) -> VecDeque<(Scenario, Suite)> {
+        let on = |scenario: &Scenario| if self.all { scenario.on_with_all } else { scenario.on };
+        let mut jobs = VecDeque::new();
+        for (place, suite) in suites.iter().enumerate().rev() {
+            let fits = |scenario: &Scenario| self.has(scenario) && (place == 0 || on(scenario) == On::Each);
+            jobs.extend(all().into_iter().filter(fits).map(|scenario| (scenario, *suite)));
+        }
+        jobs
+    }
+}
+
+/// Runs what was chosen, and tells each as it ends. Answers how many passed and failed.
 ///
 /// # Errors
 /// When there is no machine to run them on.
-pub fn run(
-    artifacts: &Artifacts,
-    wanted: &dyn Fn(&Scenario) -> bool,
-    suite: Option<Suite>,
-    keep: bool,
-) -> Tried<(usize, usize)> {
-    let chosen: Vec<Scenario> = all().into_iter().filter(wanted).collect();
-    if chosen.is_empty() {
+pub fn run(artifacts: &Artifacts, choice: &Choice) -> Tried<(usize, usize)> {
+    let jobs = choice.jobs(&suites(choice.suite)?);
+    if jobs.is_empty() {
         return Err("no scenario has such a name".into());
-    }
-    let suites = suites(suite)?;
-    let mut jobs = VecDeque::new();
-    for (place, suite) in suites.iter().enumerate() {
-        let fits = |scenario: &&Scenario| scenario.on == On::Each || place == 0;
-        let fitting: Vec<Scenario> = chosen.iter().filter(fits).copied().collect();
-        if fitting.is_empty() {
-            continue;
-        }
-        let snapshot = lab::installed(*suite, artifacts)?;
-        jobs.extend(fitting.into_iter().map(|scenario| Job {
-            scenario,
-            suite: *suite,
-            snapshot: snapshot.clone(),
-        }));
     }
     println!("{} scenarios", jobs.len());
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(MACHINES_AT_ONCE);
+    let scenes = Scenes::default();
     let queue = Mutex::new(jobs);
     let count = Mutex::new((0, 0));
     std::thread::scope(|scope| {
         for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
-                    let Some(job) = held(&queue).pop_front() else { return };
-                    let passed = job.run(artifacts, keep);
+                    let Some((scenario, suite)) = held(&queue).pop_front() else { return };
+                    let passed = run_one(&scenario, suite, &scenes, artifacts, choice.keep);
                     let mut count = held(&count);
                     if passed { count.0 += 1 } else { count.1 += 1 }
                 }
@@ -100,6 +119,23 @@ pub fn run(
         }
     });
     Ok(*held(&count))
+}
+
+/// The snapshots that scenarios start from, each made when its first scenario wants it, while others go on.
+#[derive(Debug, Default)]
+struct Scenes(Mutex<BTreeMap<Suite, Arc<Mutex<Option<Snapshot>>>>>);
+
+impl Scenes {
+    fn of(&self, suite: Suite, artifacts: &Artifacts) -> Tried<Snapshot> {
+        let place = Arc::clone(held(&self.0).entry(suite).or_default());
+        let mut place = held(&place);
+        let snapshot = match place.take() {
+            Some(snapshot) => snapshot,
+            None => lab::installed(suite, artifacts)?,
+        };
+        *place = Some(snapshot.clone());
+        Ok(snapshot)
+    }
 }
 
 /// Those to run on, the default one first.
@@ -123,41 +159,33 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Job {
-    scenario: Scenario,
-    suite: Suite,
-    snapshot: Snapshot,
-}
-
-impl Job {
-    fn run(&self, artifacts: &Artifacts, keep: bool) -> bool {
-        let began = Instant::now();
-        let name = self.scenario.name;
-        let told = |word: &str| {
-            println!("{word:<4} {name} ({}, {:.1} s)", self.suite, began.elapsed().as_secs_f64());
-        };
-        let lab = match Lab::fresh(&self.snapshot, artifacts) {
-            Ok(lab) => lab,
-            Err(error) => {
-                told("FAIL");
-                println!("{}", indented(&format!("no machine to run it on: {error}")));
-                return false;
-            }
-        };
-        let result = (self.scenario.run)(&lab);
-        let Err(error) = result else {
-            told("ok");
-            return true;
-        };
-        let story = lab.story().unwrap_or_else(|error| format!("the machine tells no story: {error}"));
-        told("FAIL");
-        println!("{}", indented(&format!("{error}\n{story}")));
-        if keep {
-            println!("     The machine is left running. Log in with\n       {}", lab.machine.login_hint());
-            lab.machine.keep();
+/// Whether it passed.
+fn run_one(scenario: &Scenario, suite: Suite, scenes: &Scenes, artifacts: &Artifacts, keep: bool) -> bool {
+    let told = |word: &str, began: Instant| {
+        println!("{word:<4} {} ({suite}, {:.1} s)", scenario.name, began.elapsed().as_secs_f64());
+    };
+    let scene = scenes.of(suite, artifacts);
+    let began = Instant::now();
+    let lab = match scene.and_then(|snapshot| Lab::fresh(&snapshot, artifacts)) {
+        Ok(lab) => lab,
+        Err(error) => {
+            told("FAIL", began);
+            println!("{}", indented(&format!("no machine to run it on: {error}")));
+            return false;
         }
-        false
+    };
+    let Err(error) = (scenario.run)(&lab) else {
+        told("ok", began);
+        return true;
+    };
+    let story = lab.story().unwrap_or_else(|error| format!("the machine tells no story: {error}"));
+    told("FAIL", began);
+    println!("{}", indented(&format!("{error}\n{story}")));
+    if keep {
+        println!("     The machine is left running. Log in with\n       {}", lab.machine.login_hint());
+        lab.machine.keep();
     }
+    false
 }
 
 fn indented(text: &str) -> String {
@@ -167,6 +195,22 @@ fn indented(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_way_there_runs_on_each_debian_every_time() {
+        let jobs = Choice::default().jobs(&[Suite::Trixie, Suite::Bookworm]);
+        let (scenario, suite) = jobs[0];
+        assert_eq!((scenario.name, suite), (moves::ALL[0].name, Suite::Bookworm));
+        assert_eq!(jobs.len(), all().len() + 1);
+    }
+
+    #[test]
+    fn only_what_is_named_runs_and_on_one_debian_if_that_is_named() {
+        let only = vec!["docker dies".to_owned()];
+        let choice = Choice { only, all: true, ..Choice::default() };
+        assert_eq!(choice.jobs(&[Suite::Trixie, Suite::Bookworm]).len(), 2);
+        assert_eq!(choice.jobs(&[Suite::Bookworm]).len(), 1);
+    }
 
     #[test]
     fn every_scenario_has_a_name_of_its_own() {

@@ -114,10 +114,11 @@ pub(super) fn run(artifacts: &Artifacts) -> Tried {
     };
     let mut runs = Vec::new();
     for round in 1..=ROUNDS {
-        let run = ours(artifacts, &key, ITEMS)?;
+        let run = ours(artifacts, &key, ITEMS, "0")?;
         row(format!("connect-migrator, {round}"), &run);
         runs.push(run);
     }
+    row("connect-migrator, `submit-ahead = 2`".into(), &ours(artifacts, &key, ITEMS, "2")?);
     let theirs = match &rsconnect {
         Ok(program) => {
             let run = vendors(artifacts, &key, program)?;
@@ -126,7 +127,7 @@ pub(super) fn run(artifacts: &Artifacts) -> Tried {
         }
         Err(_) => None,
     };
-    let many = ours(artifacts, &key, MANY_ITEMS)?;
+    let many = ours(artifacts, &key, MANY_ITEMS, "0")?;
     rows.push(vec![
         format!("connect-migrator, {MANY_ITEMS} items"),
         format!("{:.2} s", many.span),
@@ -158,10 +159,11 @@ pub(super) fn run(artifacts: &Artifacts) -> Tried {
     Ok(())
 }
 
-fn ours(artifacts: &Artifacts, key: &Path, items: u32) -> Tried<Run> {
+fn ours(artifacts: &Artifacts, key: &Path, items: u32, submit_ahead: &str) -> Tried<Run> {
     let server = Server::start(artifacts, key, items)?;
     let out = Command::new(&artifacts.rebuild_bench)
-        .args([&server.address, "--parallelism", &SLOTS.to_string(), "--json", "--key-file"])
+        .args([&server.address, "--parallelism", &SLOTS.to_string(), "--submit-ahead", submit_ahead])
+        .args(["--json", "--key-file"])
         .arg(key)
         .output()?;
     ensure!(out.status.success(), "the bench failed: {}", String::from_utf8_lossy(&out.stderr));

@@ -23,8 +23,11 @@ pub(super) fn run(lab: &Lab) -> Tried {
     lab.machine.write_file("/root/lab/vendor.sh", VENDOR)?;
     lab.must(TELL_UPSTREAM)?;
     // The soak ends in a rollback, so that the next round finds the same machine.
-    let there_and_back =
-        Runbook { soak: r#"{ for = "1s", then = "rollback", every = "1s" }"#.into(), ..Runbook::default() };
+    let there_and_back = Runbook {
+        soak: r#"{ for = "1s", then = "rollback", every = "1s" }"#.into(),
+        caches_after_route: true,
+        ..Runbook::default()
+    };
     lab.write_runbook(&there_and_back.text())?;
     lab.must("bash /root/lab/vendor.sh prepare")?;
 

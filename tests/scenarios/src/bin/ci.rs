@@ -4,8 +4,8 @@ use clap::Parser;
 use connect_migrator_rig::{Suite, host};
 use connect_migrator_scenarios::artifacts::{self, target, workspace};
 use connect_migrator_scenarios::bench;
-use connect_migrator_scenarios::lab::Tried;
-use connect_migrator_scenarios::scenario::{self, Scenario};
+use connect_migrator_scenarios::lab::{self, Lab, Tried};
+use connect_migrator_scenarios::scenario::{self, Choice};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -13,11 +13,8 @@ use std::time::Instant;
 const TEST_PACKAGES: [(&str, &str); 4] =
     [("dbus-daemon", "dbus-daemon"), ("nginx", "nginx-light"), ("initdb", "postgresql"), ("cc", "gcc")];
 
-/// Scenarios that run every time: the way there, and the ways back. The others run with `--all`.
-const EVERY_TIME: [&str; 2] = ["a server is moved", "rolled back"];
-
 /// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "cargo ci")]
 struct Arguments {
     /// Only what needs no machine
@@ -26,20 +23,22 @@ struct Arguments {
     /// Only the scenarios and benches
     #[arg(long)]
     only_machine: bool,
-    /// Only scenarios whose name contains this
+    /// Only scenarios whose name contains this; may be given several times
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
     /// Only this Debian
     #[arg(long)]
     suite: Option<Suite>,
     /// Leave the machine of a failed scenario running, and say how to log in
     #[arg(long)]
     keep: bool,
-    /// All scenarios on every Debian, also those that take many minutes each: kills in every phase, power cut, reboots,
-    /// packages, every broken prerequisite; then the benches. About two hours
+    /// Only start the machine that scenarios start from, leave it running, and say how to log in
+    #[arg(long)]
+    scene: bool,
+    /// On every Debian also those scenarios that run on one otherwise; then the benches
     #[arg(long)]
     all: bool,
-    /// Only the benches
+    /// Only the benches; with `--only window`, `--only step` or `--only rebuild` one of them
     #[arg(long)]
     bench: bool,
 }
@@ -57,7 +56,8 @@ fn main() -> ExitCode {
 
 fn ci(arguments: &Arguments) -> Tried<bool> {
     let began = Instant::now();
-    let only_machine = arguments.only_machine || arguments.bench || arguments.only.is_some();
+    let only_machine =
+        arguments.only_machine || arguments.bench || arguments.scene || !arguments.only.is_empty();
     if !only_machine {
         host::install(&missing(), |line| println!("{line}"))?;
         pure()?;
@@ -66,22 +66,27 @@ fn ci(arguments: &Arguments) -> Tried<bool> {
         return Ok(true);
     }
     host::require(|line| println!("{line}"))?;
-    let artifacts = artifacts::build()?;
+    // The machines are made while the compiler is at work.
+    let artifacts = std::thread::scope(|scope| {
+        let machines = scope.spawn(|| lab::booted(arguments.suite));
+        let artifacts = artifacts::build();
+        machines.join().map_err(|_| "making the machine went wrong")??;
+        Tried::Ok(artifacts?)
+    })?;
+    if arguments.scene {
+        let suite = arguments.suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
+        let lab = Lab::fresh(&lab::installed(suite, &artifacts)?, &artifacts)?;
+        lab.machine.keep();
+        return Ok(true);
+    }
     let (mut passed, mut failed) = (0, 0);
     if !arguments.bench {
-        let wanted = |scenario: &Scenario| match &arguments.only {
-            Some(only) => scenario.name.contains(only.as_str()),
-            None => arguments.all || EVERY_TIME.iter().any(|part| scenario.name.contains(part)),
-        };
-        let suite = match arguments.suite {
-            None if !arguments.all => Some(Suite::best_for_host()?.suite),
-            suite => suite,
-        };
-        (passed, failed) = scenario::run(&artifacts, &wanted, suite, arguments.keep)?;
+        let Arguments { only, suite, all, keep, .. } = arguments.clone();
+        (passed, failed) = scenario::run(&artifacts, &Choice { only, suite, all, keep })?;
     }
     // Figures depend on the machine and on what else it does: they are told, and fail nothing.
     if (arguments.bench || arguments.all && failed == 0)
-        && let Err(why) = bench::run(&artifacts)
+        && let Err(why) = bench::run(&artifacts, arguments.suite, bench_names(arguments))
     {
         println!("   NOT REACHED: {why}");
     }
@@ -90,11 +95,21 @@ fn ci(arguments: &Arguments) -> Tried<bool> {
     Ok(failed == 0)
 }
 
+/// With `--bench`, `--only` names benches.
+fn bench_names(arguments: &Arguments) -> &[String] {
+    if arguments.bench { &arguments.only } else { &[] }
+}
+
 /// Everything that needs no machine.
 fn pure() -> Tried {
     step("cargo fmt --all --check", &mut cargo(&["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     step("cargo clippy", &mut cargo(&clippy))?;
+    if cargo(&["deny", "--version"]).output().is_ok_and(|out| out.status.success()) {
+        step("cargo deny", &mut cargo(&["deny", "--workspace", "check", "bans", "licenses", "sources"]))?;
+    } else {
+        println!("\n== cargo deny is left out: `cargo install --locked cargo-deny` brings it");
+    }
     step("cargo test", &mut cargo(&["test", "--workspace", "--locked"]))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
     step("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))

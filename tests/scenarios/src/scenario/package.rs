@@ -1,10 +1,10 @@
 //! Our package is installed, upgraded, removed.
 
-use super::{Scenario, each};
+use super::{Scenario, one_or_each};
 use crate::ensure;
 use crate::lab::{COMMAND_DEADLINE, Lab, Runbook, Tried};
 
-pub(super) const ALL: &[Scenario] = &[each(
+pub(super) const ALL: &[Scenario] = &[one_or_each(
     "the package is upgraded in mid-migration without a restart, not removed then, and purged cleanly",
     package,
 )];
@@ -14,7 +14,7 @@ const REPACK: &str = r"set -e
 cd /root/lab && rm -rf repacked && dpkg-deb -R connect-migrator.deb repacked
 sed -i 's/^Version: .*/Version: 99.0/' repacked/DEBIAN/control
 echo >>repacked/usr/bin/connect-migrator
-sed -i '/usr\/bin\/connect-migrator$/d' repacked/DEBIAN/md5sums
+rm -f repacked/DEBIAN/md5sums
 dpkg-deb -b -Zgzip -z1 --root-owner-group repacked upgrade.deb";
 
 const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get -qy";
@@ -23,6 +23,13 @@ const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get -qy";
 const OURS: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /root -o -path /tmp -o -path /var/log/journal \
     -o -path /var/log/apt -o -path /var/lib/docker -o -path /usr/share/doc \\) -prune -o \
     \\( -name '*connect-migrator*' -o -name '*connect_migrator*' \\) -print";
+
+fn refuses_removal(lab: &Lab) -> Tried {
+    let removal = lab.machine.run_within(&format!("{APT} remove connect-migrator 2>&1"), COMMAND_DEADLINE)?;
+    ensure!(!removal.success(), "it was removed while a migration was under way:\n{}", removal.stdout);
+    ensure!(removal.stdout.contains("rollback"), "the refusal does not say what to do:\n{}", removal.stdout);
+    Ok(())
+}
 
 fn package(lab: &Lab) -> Tried {
     lab.write_runbook(&Runbook::that_waits().text())?;
@@ -38,13 +45,13 @@ fn package(lab: &Lab) -> Tried {
     ensure!(daemon()? == before, "the upgrade restarted the daemon: {before} became {}", daemon()?);
     ensure!(lab.ask("systemctl is-active connect-migrator@prod")? == "active", "the daemon ended");
 
-    let removal = lab.machine.run_within(&format!("{APT} remove connect-migrator 2>&1"), COMMAND_DEADLINE)?;
-    ensure!(!removal.success(), "it was removed while a migration was under way:\n{}", removal.stdout);
-    ensure!(removal.stdout.contains("rollback"), "the refusal does not say what to do:\n{}", removal.stdout);
+    refuses_removal(lab)?;
     ensure!(
         lab.ask("systemctl is-active connect-migrator@prod")? == "active",
         "the refused removal ended the daemon"
     );
+    lab.must("systemctl stop connect-migrator@prod")?;
+    refuses_removal(lab)?;
     lab.must(&format!("{APT} install /root/lab/upgrade.deb 2>&1; dpkg --configure -a"))?;
 
     // The new version carries out what the old one began.

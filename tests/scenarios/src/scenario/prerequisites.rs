@@ -79,15 +79,16 @@ fn all() -> Vec<Broken> {
         in_runbook("version mismatch", "image-version", Runbook::tag("2026.02.1-ubuntu-24.04-std")),
         in_runbook("no image", "image-missing", Runbook::tag("2026.03.1-nowhere")),
         in_runbook("key of a non-administrator", "api-key-role", key("publisher-key")),
-        in_runbook("expired key", "api-key-expired", key("expired-key")),
+        in_runbook("expired key", "api-key-invalid", key("expired-key")),
         away("no licence", "licence-missing", "/var/lib/rstudio-connect/lab.lic"),
         away("secret.key missing", "secret-key-missing", "/mnt/connect/data/db/secret.key"),
         Broken {
             what: "port taken",
             key: "port-taken",
-            breaks: "systemd-run --quiet --unit=lab-port busybox nc -lk -p 3940 -s 127.0.0.1; \
-                     until ss -ltn | grep -q 127.0.0.1:3940; do sleep 0.1; done"
-                .into(),
+            breaks:
+                "systemd-run --quiet --unit=lab-port systemd-socket-activate --accept -l 127.0.0.1:3940 cat; \
+                     timeout 60 sh -c 'until ss -ltn | grep -q 127.0.0.1:3940; do sleep 0.1; done'"
+                    .into(),
             mends: "systemctl stop lab-port; systemctl reset-failed lab-port 2>/dev/null; true".into(),
             runbook: Runbook::default(),
         },

@@ -1,6 +1,6 @@
 //! What fails on the way is put back by itself, and everything is as before.
 
-use super::{On, Scenario, one};
+use super::{Scenario, one, one_or_each};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
 use serde_json::Value;
@@ -12,11 +12,7 @@ pub(super) const ALL: &[Scenario] = &[
     one("the container reports another version: rolled back", other_version),
     one("nginx -t fails inside the window: rolled back", nginx),
     one("a plugin crashes in the window: rolled back", crash),
-    Scenario {
-        name: "docker dies in the window: rolled back once it is there again",
-        on: On::Each,
-        run: docker_dies,
-    },
+    one_or_each("docker dies in the window: rolled back once it is there again", docker_dies),
 ];
 
 /// Runs the runbook and asserts that it was rolled back by itself because of this, and nothing was left.
