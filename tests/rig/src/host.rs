@@ -20,6 +20,9 @@ const NEEDS: [(&str, &str); 10] = [
 /// What it takes besides to build an image without being root.
 const NEEDS_AS_USER: (&str, &str) = ("newuidmap", "uidmap");
 
+/// How long apt waits for another package manager that is at work, in seconds.
+const APT_WAITS: &str = "DPkg::Lock::Timeout=300";
+
 /// Makes sure that the host has what the rig needs. Missing Debian packages are installed when this user is root or
 /// may use `sudo` without a password, after they have been told to `say`; else the error holds the one command
 /// that does it. The host's package sources are never changed.
@@ -51,6 +54,10 @@ pub fn install(missing: &[&str], say: impl Fn(&str)) -> Result<(), Error> {
         _ => return Err(lacks(format!("sudo {}", plain(missing)))),
     };
     say(&format!("this host lacks the Debian packages {}; installing them", missing.join(", ")));
+    // apt does not wait for another apt; tests that lack something run at once.
+    let lock = std::env::temp_dir().join("connect-migrator-rig-apt.lock");
+    let turn = std::fs::File::create(&lock).map_err(|e| Error::io("create", &lock, e))?;
+    turn.lock().map_err(|e| Error::io("lock", &lock, e))?;
     apt(prefix, &["update"])?;
     let arguments = installable(missing)?;
     say(&format!(
@@ -71,7 +78,8 @@ fn is_root() -> bool {
 }
 
 fn apt<A: AsRef<std::ffi::OsStr>>(prefix: &[&str], arguments: &[A]) -> Result<(), Error> {
-    let mut words = prefix.iter().copied().chain(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    let mut words =
+        prefix.iter().copied().chain(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", APT_WAITS]);
     let mut command = program::command(words.next().unwrap_or("env"));
     let ended = command.args(words).args(arguments).stdin(Stdio::null()).output();
     program::finish("installing what the rig needs", "apt-get", ended).map(drop)

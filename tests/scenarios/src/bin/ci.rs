@@ -10,8 +10,15 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Debian packages that tests on the host itself need.
-const TEST_PACKAGES: [(&str, &str); 4] =
-    [("dbus-daemon", "dbus-daemon"), ("nginx", "nginx-light"), ("initdb", "postgresql"), ("cc", "gcc")];
+const TEST_PACKAGES: [(&str, &str); 7] = [
+    ("dbus-daemon", "dbus-daemon"),
+    ("nginx", "nginx-light"),
+    ("initdb", "postgresql"),
+    ("cc", "gcc"),
+    ("rsync", "rsync"),
+    ("getfattr", "attr"),
+    ("setfacl", "acl"),
+];
 
 /// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
 #[derive(Debug, Clone, Parser)]
