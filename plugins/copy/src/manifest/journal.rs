@@ -5,7 +5,7 @@ use super::{Header, Manifest};
 use crate::error::{CopyError, failed};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,19 +36,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Journal {
     /// Opens the manifest and reads it. Fails at once when another process has it open for a pass.
     pub(crate) fn open(path: &Path) -> Result<(Self, Manifest), CopyError> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| failed("open the manifest", path, error))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            CopyError::Setting(format!(
-                "another copy is running with the manifest {}; wait for it to end",
-                path.display()
-            ))
-        })?;
+        let file = locked(path)?;
         let manifest = Manifest::load(path)?;
         file.set_len(manifest.good_bytes).map_err(|error| failed("drop the torn end of", path, error))?;
         Ok((Journal { path: path.into(), file: Mutex::new(file), waiting: Mutex::default() }, manifest))
@@ -114,6 +102,42 @@ impl Journal {
         drop(journal);
         wrote?;
         sync_parent(path)
+    }
+}
+
+// A program that is being started by another thread holds our descriptors until its exec: closing alone would leave the lock
+// with it for that moment.
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // It goes with the descriptor in any case.
+        let _ = rustix::fs::flock(&*file, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+/// The manifest's file, locked, and still the one that has its name.
+fn locked(path: &Path) -> Result<File, CopyError> {
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed("open the manifest", path, error))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            CopyError::Setting(format!(
+                "another copy is running with the manifest {}; wait for it to end",
+                path.display()
+            ))
+        })?;
+        // It may have been written anew, under the same name, between the opening and the lock.
+        let opened = file.metadata().map_err(|error| failed("look at the manifest", path, error))?;
+        if std::fs::metadata(path)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino()))
+        {
+            return Ok(file);
+        }
     }
 }
 
