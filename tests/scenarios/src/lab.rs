@@ -221,7 +221,15 @@ impl Lab {
     /// # Errors
     /// When it stands otherwise, or does not end.
     pub fn wait_any(&self, wanted: &[&str]) -> Tried<Value> {
-        let until = Instant::now() + MIGRATION_DEADLINE;
+        self.wait_any_within(wanted, MIGRATION_DEADLINE)
+    }
+
+    /// The same with a deadline of its own.
+    ///
+    /// # Errors
+    /// When it stands otherwise, or does not end.
+    pub fn wait_any_within(&self, wanted: &[&str], deadline: Duration) -> Tried<Value> {
+        let until = Instant::now() + deadline;
         loop {
             let status = self.status()?;
             let standing = standing(&status);
@@ -322,7 +330,15 @@ impl Lab {
     /// # Errors
     /// With what is not so.
     pub fn assert_good_end(&self) -> Tried<String> {
-        let status = self.wait_any(&["committed", "rolled-back"])?;
+        self.assert_good_end_within(MIGRATION_DEADLINE)
+    }
+
+    /// The same with a deadline of its own.
+    ///
+    /// # Errors
+    /// With what is not so.
+    pub fn assert_good_end_within(&self, deadline: Duration) -> Tried<String> {
+        let status = self.wait_any_within(&["committed", "rolled-back"], deadline)?;
         match standing(&status) {
             "committed" => self.assert_moved()?,
             _ => self.assert_as_before()?,

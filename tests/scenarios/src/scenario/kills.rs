@@ -3,6 +3,7 @@
 use super::{Scenario, one};
 use crate::ensure;
 use crate::lab::{Lab, MIGRATION_DEADLINE, Runbook, Tried};
+use std::time::Duration;
 
 pub(super) const ALL: &[Scenario] = &[
     one("killed with -9 in every phase, at every new call: it resumes by itself and ends moved", on_the_way),
@@ -18,12 +19,17 @@ const NO_LIMIT: &str = "mkdir -p /run/systemd/system/connect-migrator@.service.d
     printf '[Unit]\\nStartLimitIntervalSec=0\\n' >/run/systemd/system/connect-migrator@.service.d/lab.conf
     systemctl daemon-reload";
 
+/// How long a migration may take whose daemon is killed some forty times: each time systemd waits a second, and the next start
+/// takes several in the emulated machine. The watcher kills no longer than that.
+const KILLED_DEADLINE: Duration = Duration::from_secs(900);
+
 /// Starts the watcher that kills, in the background.
 fn kill(lab: &Lab, arguments: &str) -> Tried {
     lab.must(NO_LIMIT)?;
     lab.must(&format!(
         "systemd-run --quiet --unit=lab-kill --property=StandardOutput=file:/root/lab/killed \
-         /root/lab/state-watcher --within 900 kill {arguments}"
+         /root/lab/state-watcher --within {} kill {arguments}",
+        KILLED_DEADLINE.as_secs()
     ))?;
     Ok(())
 }
@@ -42,7 +48,7 @@ fn on_the_way(lab: &Lab) -> Tried {
     kill(lab, "--after-ms 0,60,300")?;
     // The first start fails: its daemon is killed before it is ready.
     lab.start_migration()?;
-    let end = lab.assert_good_end()?;
+    let end = lab.assert_good_end_within(KILLED_DEADLINE)?;
     let killed = killed(
         lab,
         &[
@@ -81,7 +87,7 @@ fn on_the_way_back(lab: &Lab) -> Tried {
     lab.wait_soak()?;
     kill(lab, "--only rollback,probe,closed --after-ms 0,60,300")?;
     lab.must("connect-migrator rollback prod --yes --no-wait")?;
-    let end = lab.assert_good_end()?;
+    let end = lab.assert_good_end_within(KILLED_DEADLINE)?;
     ensure!(end == "rolled-back", "it ended {end}");
     killed(
         lab,
