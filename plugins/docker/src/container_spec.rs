@@ -1,124 +1,45 @@
 //! How the container is made.
 
-use crate::settings::{Command, Network, Privileges};
-use crate::world::{LABEL_PREFIX, Subject};
 use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
-use connect_migrator_connect::container::{CONTAINER_PORT, Derived};
-use connect_migrator_connect::installation::LICENCE_DIR;
-use std::collections::{BTreeMap, HashMap};
+use connect_migrator_connect::container::CONTAINER_PORT;
+use connect_migrator_container::settings::{Command, Network, Privileges};
+use connect_migrator_container::spec::{
+    self, Bind, CONFIG_IN_CONTAINER, CONNECT, Parts, environment, labels, stray_tmpfs,
+};
+use connect_migrator_container::world::Subject;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Where Connect looks for its configuration in the images.
-pub const CONFIG_IN_CONTAINER: &str = "/etc/rstudio-connect/rstudio-connect.gcfg";
-/// The program in the images.
-const CONNECT: &str = "/opt/rstudio-connect/bin/connect";
 /// Where the two guards appear. Nothing reads them there.
 const GUARDS_IN_CONTAINER: &str = "/run/connect-migrator";
-
-/// What the container is made of, beside settings and names.
-#[derive(Debug)]
-pub struct Parts<'a> {
-    /// The image, pinned.
-    pub image: &'a str,
-    /// The version that the image says it has.
-    pub version: Option<String>,
-    /// The version that runs on this host.
-    pub source_version: Option<String>,
-    /// The configuration and what goes with it.
-    pub derived: &'a Derived,
-    /// The file that is there only while the data directory is.
-    pub data_guard: PathBuf,
-    /// Licence files of this host.
-    pub licences: &'a [PathBuf],
-    /// What limits the engine sets.
-    pub security: &'a [String],
-    /// `passwd` and `group` for the container.
-    pub ids: Option<(PathBuf, PathBuf)>,
-    /// Folders for which the image asks for a volume.
-    pub volumes: &'a [String],
-}
-
-/// What is put where the image wants a volume of its own. So small that a Connect which took it for its data directory would fail at
-/// once, instead of starting empty on a volume that nobody knows.
-const STRAY_VOLUME_BYTES: u32 = 64 * 1024;
-
-/// One mount as it will be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// On this host.
-    pub source: PathBuf,
-    /// In the container.
-    pub target: PathBuf,
-    /// Whether the container must not write there.
-    pub read_only: bool,
-    /// Why.
-    pub why: String,
-}
 
 /// All mounts, in the order in which they are shown.
 #[must_use]
 pub fn binds(subject: &Subject<'_>, parts: &Parts<'_>) -> Vec<Bind> {
-    let bind = |source: &Path, target: &Path, read_only, why: &str| Bind {
-        source: source.into(),
-        target: target.into(),
-        read_only,
-        why: why.into(),
-    };
-    let mut all = vec![bind(
-        &subject.staged_config(),
-        Path::new(CONFIG_IN_CONTAINER),
-        true,
-        "the container's configuration",
-    )];
-    all.extend(parts.derived.mounts.iter().map(|m| bind(&m.host, &m.container, m.read_only, &m.why)));
-    for licence in parts.licences {
-        let target = Path::new(LICENCE_DIR).join(licence.file_name().unwrap_or_default());
-        // The data directory may bring it along.
-        let there =
-            parts.derived.mounts.iter().any(|m| target.starts_with(&m.container) && *licence == target);
-        if !there {
-            all.push(bind(licence, &target, true, "the licence file"));
-        }
-    }
-    if let Some((passwd, group)) = &parts.ids {
-        let why = "owners in the data directory keep their numbers";
-        all.push(bind(passwd, Path::new("/etc/passwd"), true, why));
-        all.push(bind(group, Path::new("/etc/group"), true, why));
-    }
-    all.extend(
-        subject
-            .settings
-            .mounts
-            .iter()
-            .map(|extra| bind(&extra.source, extra.target(), !extra.writable, "`mounts` of this step")),
-    );
+    let mut all = spec::binds(subject, parts);
     // The engine refuses to start a container when a mount's source is missing, after a reboot too. Two sources are there only
     // when the container may run: a link that dangles unless the source's unit is masked, and a file inside the data directory
     // that an empty mount point does not have.
     let guards = Path::new(GUARDS_IN_CONTAINER);
-    all.push(bind(
-        &subject.mask_guard(),
-        &guards.join("source-is-masked"),
-        true,
-        "guard: no start unless the source's unit is masked",
-    ));
-    all.push(bind(
-        &parts.data_guard,
-        &guards.join("data-is-mounted"),
-        true,
-        "guard: no start on an empty data directory",
-    ));
+    let guard = |source: PathBuf, name: &str, why: &str| Bind {
+        source,
+        target: guards.join(name),
+        read_only: true,
+        why: why.into(),
+    };
+    let masked = "guard: no start unless the source's unit is masked";
+    all.push(guard(mask_guard(subject), "source-is-masked", masked));
+    let mounted = "guard: no start on an empty data directory";
+    all.push(guard(parts.data_guard.clone(), "data-is-mounted", mounted));
     all
 }
 
-/// The environment: what goes along from the host, then the settings'.
+/// The link that leads somewhere only while the source's unit is masked.
 #[must_use]
-pub fn environment(subject: &Subject<'_>, derived: &Derived) -> BTreeMap<String, String> {
-    let mut all = derived.environment.clone();
-    all.extend(subject.settings.environment.clone());
-    all
+pub fn mask_guard(subject: &Subject<'_>) -> PathBuf {
+    subject.folder().join("source-is-masked")
 }
 
 /// The container as the engine is asked for it.
@@ -166,12 +87,7 @@ pub fn body(subject: &Subject<'_>, parts: &Parts<'_>) -> ContainerCreateBody {
         Privileges::None => {}
     }
     let binds = binds(subject, parts);
-    let tmpfs: HashMap<String, String> = parts
-        .volumes
-        .iter()
-        .filter(|volume| !binds.iter().any(|bind| bind.target == Path::new(volume)))
-        .map(|volume| (volume.clone(), format!("size={STRAY_VOLUME_BYTES}")))
-        .collect();
+    let tmpfs = stray_tmpfs(parts.volumes, &binds);
     let mounts = binds
         .into_iter()
         .map(|bind| Mount {
@@ -214,48 +130,5 @@ pub fn body(subject: &Subject<'_>, parts: &Parts<'_>) -> ContainerCreateBody {
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
-    }
-}
-
-/// The labels by which a container is known to be ours.
-#[must_use]
-pub fn labels(subject: &Subject<'_>, parts: &Parts<'_>) -> HashMap<String, String> {
-    [
-        ("migration", subject.migration.clone()),
-        ("instance", subject.instance.clone()),
-        ("step", subject.step.clone()),
-        ("image", parts.image.to_owned()),
-        ("version", parts.version.clone().unwrap_or_default()),
-        ("source-version", parts.source_version.clone().unwrap_or_default()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (format!("{LABEL_PREFIX}{name}"), value))
-    .collect()
-}
-
-/// Whom a container belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    /// This migration made it.
-    Ours,
-    /// Another migration of the same instance made it.
-    Earlier,
-    /// Somebody else did.
-    Foreign,
-}
-
-/// Whom a container with these labels belongs to.
-#[must_use]
-pub fn owner(subject: &Subject<'_>, labels: Option<&HashMap<String, String>>) -> Owner {
-    let label = |name: &str| labels.and_then(|l| l.get(&format!("{LABEL_PREFIX}{name}"))).map(String::as_str);
-    match (label("instance"), label("migration")) {
-        (Some(instance), Some(id)) if instance == subject.instance => {
-            if id == subject.migration {
-                Owner::Ours
-            } else {
-                Owner::Earlier
-            }
-        }
-        _ => Owner::Foreign,
     }
 }

@@ -4,31 +4,19 @@
 //! Two of the container's mounts are guards: the engine refuses to start it while the source's unit is not masked, or while the data
 //! directory is an empty mount point, after a reboot too.
 
-pub mod archive;
-pub mod check;
-pub mod check_engine;
 pub mod container_spec;
-pub mod content;
-pub mod engine;
-pub mod files;
-pub mod health;
-pub mod image;
-pub mod labels;
-pub mod owners;
+pub mod ordering;
 pub mod plan;
-pub mod processes;
-pub mod reference;
-pub mod settings;
 pub mod stage;
 pub mod start;
-pub mod storage;
 pub mod undo;
-pub mod world;
 
+pub use connect_migrator_container::check_all::check_all;
+use connect_migrator_container::kind::Kind;
+use connect_migrator_container::settings::Settings;
+use connect_migrator_container::world::{Subject, World};
 use connect_migrator_sdk::prelude::*;
-use settings::Settings;
 use undo::Undo;
-use world::{Subject, World};
 
 /// The step `docker`.
 #[derive(Debug)]
@@ -45,26 +33,26 @@ impl Step for Docker {
     }
 
     async fn check(config: &Settings, cx: &Context) -> Result<Vec<Finding>, StepError> {
-        check_all(config, cx, &World::default()).await
+        check_all(config, cx, &World::new(Kind::Docker)).await
     }
 
     async fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         plan::plan(&Subject::new(config, &world, cx)?).await
     }
 
     async fn prepare(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         stage::prepare(&Subject::new(config, &world, cx)?, cx).await
     }
 
     async fn apply(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         start::apply(&Subject::new(config, &world, cx)?, cx).await
     }
 
     async fn verify(config: &Settings, cx: &Context) -> Result<Verdict, StepError> {
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         start::verify(&Subject::new(config, &world, cx)?, cx).await
     }
 
@@ -72,7 +60,7 @@ impl Step for Docker {
         if of != Op::Apply {
             return Ok(Probe::RunAgain);
         }
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         start::probe(&Subject::new(config, &world, cx)?, cx).await
     }
 
@@ -82,12 +70,12 @@ impl Step for Docker {
         _of: Op,
         undo: Vec<Undo>,
     ) -> Result<Undone, StepError> {
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         undo::roll_back(&Subject::new(config, &world, cx)?, cx, undo).await
     }
 
     async fn finalize(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
-        let world = World::default();
+        let world = World::new(Kind::Docker);
         let subject = Subject::new(config, &world, cx)?;
         Ok(Outcome::already_done(format!(
             "the container {} keeps its configuration in {}",
@@ -95,35 +83,6 @@ impl Step for Docker {
             subject.folder().display()
         )))
     }
-}
-
-/// Every finding; a part that cannot be read does not keep the others back.
-///
-/// # Errors
-/// When the settings themselves cannot be used.
-pub async fn check_all(config: &Settings, cx: &Context, world: &World) -> Result<Vec<Finding>, StepError> {
-    let subject = Subject::new(config, world, cx)?;
-    let read = subject.installation();
-    let installation = read.as_ref().ok();
-    let source = installation.and_then(|i| i.version);
-    let engine = check_engine::engine(&subject, cx, source).await;
-    let mut found = engine.found;
-    if let (Ok(installation), Some(facts), Some(reference)) = (&read, &engine.image, &engine.reference) {
-        found.extend(content::interpreters(&subject, cx, installation, facts, reference).await);
-    }
-    match &read {
-        Ok(installation) => {
-            found.extend(check::installation(&subject, installation));
-            found.extend(check::derivation(check::derive(&subject, installation, engine.image)));
-        }
-        Err(error) => found.push(check::unreadable(error)),
-    }
-    found.push(check::licence(&subject, installation.map(|i| i.data_dir.as_path())));
-    if !engine.own_container_runs {
-        found.push(check::port(&subject, installation));
-    }
-    found.extend(check::extras(&subject));
-    Ok(found)
 }
 
 connect_migrator_sdk::export_plugin!(Docker);

@@ -1,43 +1,34 @@
 //! What was changed, and how it is put back.
 
-use crate::container_spec::{Owner, owner};
-use crate::engine::{Engine, EngineError};
-use crate::settings::Command;
-use crate::world::Subject;
-use crate::{files, processes};
-use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
+use crate::container_spec::mask_guard;
+use bollard::models::RestartPolicyNameEnum;
+use connect_migrator_container::engine::{Engine, EngineError};
+use connect_migrator_container::settings::Command;
+use connect_migrator_container::undo::{self, Undo as Shared, ours, removed};
+use connect_migrator_container::world::Subject;
+use connect_migrator_container::{files, processes};
 use connect_migrator_sdk::{Context, StepError, Undone};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// One change. Written down before it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "changed")]
+#[serde(untagged)]
 pub enum Undo {
-    /// An image is pulled.
-    Image {
-        /// Its reference.
-        reference: String,
-    },
-    /// The container's folder is made.
-    Folder {
-        /// Where.
-        path: PathBuf,
-    },
-    /// The guard is put into the data directory.
-    DataGuard {
-        /// Where.
-        path: PathBuf,
-    },
+    /// One that every engine's step makes.
+    Shared(Shared),
+    /// One of this step alone.
+    Own(Own),
+}
+
+/// A change that only this step makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "changed")]
+pub enum Own {
     /// The engine's unit is ordered after the data's mount.
     DropIn {
         /// Where.
         path: PathBuf,
-    },
-    /// A container is created.
-    Container {
-        /// Its name.
-        name: String,
     },
     /// The container is started.
     Started {
@@ -55,81 +46,31 @@ const REST_STOP_SECONDS: u64 = 10;
 ///
 /// # Errors
 /// When a process of the container may still run. Then the source must not be started.
-pub async fn roll_back(subject: &Subject<'_>, cx: &Context, undo: Vec<Undo>) -> Result<Undone, StepError> {
+pub async fn roll_back(subject: &Subject<'_>, cx: &Context, changes: Vec<Undo>) -> Result<Undone, StepError> {
     let mut undone = Undone { evidence: Vec::new(), left: Vec::new() };
     let mut rest = Vec::new();
     // Stopping comes before everything: nothing may be taken away from a container that runs.
-    for change in undo.into_iter().rev() {
+    for change in changes.into_iter().rev() {
         match change {
-            Undo::Started { name, id } => undone = stopped(subject, cx, &name, &id, undone).await?,
+            Undo::Own(Own::Started { name, id }) => undone = stopped(subject, cx, &name, &id, undone).await?,
             change => rest.push(change),
         }
     }
     for change in rest {
-        undone = put_back(subject, change, undone).await;
+        undone = match change {
+            Undo::Shared(change) => undo::put_back(subject, change, undone).await,
+            Undo::Own(Own::DropIn { path }) => {
+                let result = files::remove(&path);
+                files::remove_empty_parent(&path);
+                removed(result, path.display().to_string(), undone)
+            }
+            Undo::Own(Own::Started { .. }) => undone,
+        };
     }
     if undone.evidence.is_empty() && undone.left.is_empty() {
         undone.evidence.push("nothing had been changed".into());
     }
     Ok(undone)
-}
-
-async fn put_back(subject: &Subject<'_>, change: Undo, undone: Undone) -> Undone {
-    let removed = |result: Result<bool, StepError>, what: String, undone: Undone| match result {
-        Ok(true) => undone.and(format!("{what} removed")),
-        Ok(false) => undone,
-        Err(error) => undone.but(error.to_string()),
-    };
-    match change {
-        Undo::Image { reference } => undone
-            .and(format!("the pulled image {reference} stays for the next try (`docker rmi` removes it)")),
-        Undo::Folder { path } => {
-            let result = files::remove_folder(&path);
-            files::remove_empty_parent(&path);
-            removed(result, path.display().to_string(), undone)
-        }
-        Undo::DataGuard { path } => removed(files::remove(&path), path.display().to_string(), undone),
-        Undo::DropIn { path } => {
-            let result = files::remove(&path);
-            files::remove_empty_parent(&path);
-            removed(result, path.display().to_string(), undone)
-        }
-        Undo::Container { name } => gone(subject, &name, undone).await,
-        Undo::Started { .. } => undone,
-    }
-}
-
-/// Removes a container of ours that does not run.
-async fn gone(subject: &Subject<'_>, name: &str, undone: Undone) -> Undone {
-    let limit = subject.settings.engine_timeout.duration();
-    let by_hand = format!("remove it with `docker rm {name}`");
-    let engine = match Engine::connect_within(&subject.settings.socket, limit).await {
-        Ok(engine) => engine,
-        Err(error) => {
-            return undone.but(format!(
-                "{error}; if there is a container {name}, {by_hand} once it does (it cannot start: its configuration is gone)"
-            ));
-        }
-    };
-    match ours(subject, &engine, name).await {
-        Ok(Some(_)) => match engine.remove(name).await {
-            Ok(()) => undone.and(format!("container {name} removed")),
-            Err(error) => undone.but(format!("{error}; {by_hand}")),
-        },
-        Ok(None) => undone,
-        Err(error) => undone.but(format!("{error}; {by_hand}")),
-    }
-}
-
-/// The container of that name, if this migration made it.
-async fn ours(
-    subject: &Subject<'_>,
-    engine: &Engine,
-    name: &str,
-) -> Result<Option<ContainerInspectResponse>, EngineError> {
-    let Some(container) = engine.container(name).await? else { return Ok(None) };
-    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
-    Ok((owner(subject, labels) == Owner::Ours).then_some(container))
 }
 
 /// Stops the container so that Connect itself is asked to end, sees that nothing of it runs, and removes it.
@@ -141,9 +82,8 @@ async fn stopped(
     undone: Undone,
 ) -> Result<Undone, StepError> {
     // From here on nobody can start it again: not an engine that comes back and follows its restart policy either.
-    files::remove(&subject.mask_guard())?;
-    let limit = subject.settings.engine_timeout.duration();
-    let engine = match Engine::connect_within(&subject.settings.socket, limit).await {
+    files::remove(&mask_guard(subject))?;
+    let engine = match subject.engine_within().await {
         Ok(engine) => engine,
         Err(error) => {
             cx.warn(format!("{error}; looking for the container's processes without it"));
@@ -192,7 +132,12 @@ async fn through_engine(
     nothing_left(subject, name, id).await?;
     if after.running == Some(true) {
         let message = "it says that it stopped it, and that it runs".into();
-        return Err(EngineError::Refused { call: format!("stop the container {name}"), status: 0, message });
+        return Err(EngineError::Refused {
+            kind: subject.kind(),
+            call: format!("stop the container {name}"),
+            status: 0,
+            message,
+        });
     }
     engine.remove(id).await?;
     Ok(Some(match (running, after.exit_code) {
@@ -213,7 +158,12 @@ async fn nothing_left(subject: &Subject<'_>, name: &str, id: &str) -> Result<(),
         return Ok(());
     }
     let message = "processes of it are left".into();
-    Err(EngineError::Refused { call: format!("stop the container {name}"), status: 0, message })
+    Err(EngineError::Refused {
+        kind: subject.kind(),
+        call: format!("stop the container {name}"),
+        status: 0,
+        message,
+    })
 }
 
 /// Ends the container's processes by their control group: they may outlive the engine.

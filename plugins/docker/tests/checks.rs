@@ -1,11 +1,11 @@
 //! What the check finds, one broken prerequisite at a time.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
-mod double;
-
-use connect_migrator_docker::{check_all, plan, storage, world::Subject};
+use connect_migrator_container::kind::Kind;
+use connect_migrator_container::{storage, world::Subject};
+use connect_migrator_docker::{check_all, plan};
+use connect_migrator_engine_double::host::Host;
 use connect_migrator_sdk::{Finding, Op, Severity};
-use double::host::Host;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ fn with_free_port(host: &mut Host) {
 }
 
 async fn sound() -> Host {
-    let mut host = Host::new().await;
+    let mut host = Host::new(Kind::Docker).await;
     with_free_port(&mut host);
     host
 }

@@ -1,14 +1,14 @@
 //! The step when the engine, the registry or the server in the container fails.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
-mod double;
-
-use connect_migrator_docker::undo::{self, Undo};
-use connect_migrator_docker::world::Subject;
+use connect_migrator_container::kind::Kind;
+use connect_migrator_container::undo::Undo as Shared;
+use connect_migrator_container::world::Subject;
+use connect_migrator_docker::undo::{self, Own, Undo};
 use connect_migrator_docker::{stage, start};
+use connect_migrator_engine_double::host::Host;
+use connect_migrator_engine_double::{ID, Start};
 use connect_migrator_sdk::{Op, Outcome, Probe, StepError, Target, Undone, Verdict};
-use double::host::Host;
-use double::{ID, Start};
 use serde_json::json;
 use std::process::{Child, Command};
 
@@ -36,7 +36,7 @@ async fn put_back_entirely(host: &Host) {
     let undone = roll_back(host).await.unwrap();
     assert!(undone.left.is_empty(), "{undone:#?}");
     assert!(host.engine.state().container.is_none());
-    for path in ["containers/c-1", "data/.c-1-data", "drop-ins/connect-migrator-c-1.conf"] {
+    for path in ["containers/c-1", "data/.c-1-data", "units/docker.service.d/connect-migrator-c-1.conf"] {
         assert!(host.at(path).symlink_metadata().is_err(), "{path} is left");
     }
     // Once more is the same.
@@ -45,7 +45,7 @@ async fn put_back_entirely(host: &Host) {
 
 #[tokio::test]
 async fn the_container_is_made_before_the_window_and_only_started_in_it() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     prepare(&host).await.unwrap();
     let made = host.engine.state().container.clone().unwrap();
     let mut body = made["Config"].clone();
@@ -74,7 +74,7 @@ async fn the_container_is_made_before_the_window_and_only_started_in_it() {
 
 #[tokio::test]
 async fn privileges_network_and_command_are_as_the_settings_say() {
-    let mut host = Host::new().await;
+    let mut host = Host::new(Kind::Docker).await;
     host.engine.state().security = vec!["name=apparmor", "name=seccomp,profile=default", "name=userns"];
     host.settings["privileges"] = json!("sys-admin");
     host.settings["network"] = json!("host");
@@ -102,7 +102,7 @@ async fn a_pull_that_fails_ends_prepare_and_leaves_nothing() {
         ("unauthorized: authentication required", "login = {"),
         ("write /var/lib/docker/tmp: no space left on device", "docker load"),
     ] {
-        let host = Host::new().await;
+        let host = Host::new(Kind::Docker).await;
         {
             let mut engine = host.engine.state();
             (engine.local, engine.pull_error) = (false, Some(error));
@@ -116,7 +116,7 @@ async fn a_pull_that_fails_ends_prepare_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_pulled_image_of_another_version_is_refused() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     {
         let mut engine = host.engine.state();
         engine.local = false;
@@ -129,7 +129,7 @@ async fn a_pulled_image_of_another_version_is_refused() {
 
 #[tokio::test]
 async fn a_pull_ends_when_it_is_cancelled() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     host.engine.state().local = false;
     host.daemon.cancel();
     assert!(prepare(&host).await.unwrap_err().cancelled);
@@ -147,7 +147,7 @@ async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
         (Start::Refused("driver failed: port is already allocated"), "already allocated", "another program"),
     ];
     for (behaviour, why, remedy) in cases {
-        let host = Host::new().await;
+        let host = Host::new(Kind::Docker).await;
         prepare(&host).await.unwrap();
         {
             let mut engine = host.engine.state();
@@ -165,7 +165,7 @@ async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
 
 #[tokio::test]
 async fn a_server_that_hides_its_version_is_taken_by_its_image() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     prepare(&host).await.unwrap();
     host.engine.state().start = Start::Serve { version: None, hostname: None };
     let outcome = apply(&host).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_server_that_hides_its_version_is_taken_by_its_image() {
 
 #[tokio::test]
 async fn nothing_is_started_while_the_source_could_run() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     prepare(&host).await.unwrap();
     std::fs::remove_file(host.at("units/rstudio-connect.service")).unwrap();
     let error = apply(&host).await.unwrap_err();
@@ -183,7 +183,7 @@ async fn nothing_is_started_while_the_source_could_run() {
 
     // Another Connect answers where the source did.
     let dir = tempfile::tempdir().unwrap();
-    let other = double::Double::start(dir.path()).await;
+    let other = connect_migrator_engine_double::Double::start(dir.path()).await;
     other.state().container = Some(json!({ "Id": ID, "Name": "/c" }));
     start_by_hand(&other.socket, "c").await;
     host.edit_config("Listen = 127.0.0.1:1", &format!("Listen = 127.0.0.1:{}", other.port));
@@ -193,13 +193,13 @@ async fn nothing_is_started_while_the_source_could_run() {
 }
 
 async fn start_by_hand(socket: &std::path::Path, name: &str) {
-    let engine = connect_migrator_docker::engine::Engine::connect(socket).await.unwrap();
+    let engine = connect_migrator_container::engine::Engine::connect(Kind::Docker, socket).await.unwrap();
     engine.start(name).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_start_that_was_cut_off_is_finished() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     prepare(&host).await.unwrap();
     let (settings, cx) = (host.settings(), host.context(Op::Probe));
     let subject = Subject::new(&settings, &host.world, &cx).unwrap();
@@ -227,7 +227,7 @@ async fn verify_reads_the_world_again() {
         ("no longer masked", |h| std::fs::remove_file(h.at("units/rstudio-connect.service")).unwrap()),
     ];
     for (why, break_it) in broken {
-        let host = Host::new().await;
+        let host = Host::new(Kind::Docker).await;
         prepare(&host).await.unwrap();
         apply(&host).await.unwrap();
         break_it(&host);
@@ -238,14 +238,14 @@ async fn verify_reads_the_world_again() {
 
 #[tokio::test]
 async fn a_foreign_container_is_never_touched() {
-    let host = Host::new().await;
+    let host = Host::new(Kind::Docker).await;
     let foreign =
         json!({ "Id": ID, "Name": "/c-1", "Config": { "Labels": {} }, "State": { "Running": true } });
     host.engine.state().container = Some(foreign.clone());
     assert!(prepare(&host).await.is_err());
     let (settings, cx) = (host.settings(), host.context(Op::Rollback));
     let subject = Subject::new(&settings, &host.world, &cx).unwrap();
-    let undo = vec![Undo::Container { name: "c-1".into() }];
+    let undo = vec![Undo::Shared(Shared::Container { name: "c-1".into() })];
     undo::roll_back(&subject, &cx, undo).await.unwrap();
     assert_eq!(host.engine.state().container, Some(foreign));
 }
@@ -264,14 +264,14 @@ fn process_of_container(host: &Host, script: &str) -> Child {
 #[tokio::test]
 async fn without_the_engine_rollback_ends_the_processes_itself() {
     for script in ["exec sleep 1000", "trap '' TERM; while :; do sleep 1; done"] {
-        let mut host = Host::new().await;
+        let mut host = Host::new(Kind::Docker).await;
         host.settings["socket"] = json!("/nowhere/docker.sock");
         let mut child = process_of_container(&host, script);
         // Nobody else reaps it here; in a container its init does.
         let reaper = std::thread::spawn(move || child.wait().unwrap());
         let (settings, cx) = (host.settings(), host.context(Op::Rollback));
         let subject = Subject::new(&settings, &host.world, &cx).unwrap();
-        let undo = vec![Undo::Started { name: "c-1".into(), id: ID.into() }];
+        let undo = vec![Undo::Own(Own::Started { name: "c-1".into(), id: ID.into() })];
         let undone = undo::roll_back(&subject, &cx, undo).await.unwrap();
         assert!(!reaper.join().unwrap().success());
         assert!(undone.evidence[0].contains("no process of the container c-1 is left"), "{undone:#?}");

@@ -1,16 +1,15 @@
 //! What the check reads from an image's labels before anything is pulled, and what content makes of it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
-mod double;
-
 use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use connect_migrator_docker::world::Subject;
+use connect_migrator_container::kind::Kind;
+use connect_migrator_container::world::Subject;
 use connect_migrator_docker::{check_all, stage};
+use connect_migrator_engine_double::host::Host;
 use connect_migrator_images::registry::{platform, sha256};
 use connect_migrator_sdk::{Finding, Op, SecretRef, Severity};
-use double::host::Host;
 use serde_json::json;
 
 const TAG: &str = "2026.03.1-ubuntu-24.04-std";
@@ -76,7 +75,7 @@ fn get<'f>(found: &'f [Finding], key: &str) -> &'f Finding {
 }
 
 async fn chosen_from(address: &str) -> Host {
-    let mut host = Host::new().await;
+    let mut host = Host::new(Kind::Docker).await;
     host.engine.state().local = false;
     let registries = [format!("{address}/posit/connect")];
     host.settings["image"] =
@@ -139,7 +138,7 @@ fn save(host: &Host, config: &str) -> std::path::PathBuf {
 
 #[tokio::test]
 async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
-    let mut host = Host::new().await;
+    let mut host = Host::new(Kind::Docker).await;
     host.engine.state().local = false;
     let archive = save(&host, &config());
     host.settings["image"] = json!({ "archive": archive, "digest": sha256(config().as_bytes()) });
@@ -163,7 +162,7 @@ async fn an_archive_that_is_not_the_right_one_is_a_blocker_and_never_loaded() {
         (elsewhere, None, "image-platform"),
         (config().replace("2026.03.1", "2025.12.1"), None, "image-version"),
     ] {
-        let mut host = Host::new().await;
+        let mut host = Host::new(Kind::Docker).await;
         host.engine.state().local = false;
         let archive = save(&host, &config);
         host.settings["image"] = json!({ "archive": archive, "digest": digest });
@@ -176,7 +175,7 @@ async fn an_archive_that_is_not_the_right_one_is_a_blocker_and_never_loaded() {
             assert!(!host.engine.state().calls.contains(&"POST /images/load".to_owned()));
         }
     }
-    let mut host = Host::new().await;
+    let mut host = Host::new(Kind::Docker).await;
     host.settings["image"] = json!({ "archive": "/nowhere/image.tar" });
     assert_eq!(get(&check(&host).await, "archive-missing").severity, Severity::Blocker);
 }

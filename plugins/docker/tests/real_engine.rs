@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use connect_migrator_connect::installation::Places;
-use connect_migrator_docker::settings::Settings;
-use connect_migrator_docker::world::{Subject, World};
-use connect_migrator_docker::{check_all, plan, processes, stage, start, undo};
+use connect_migrator_container::kind::Kind;
+use connect_migrator_container::processes;
+use connect_migrator_container::settings::Settings;
+use connect_migrator_container::undo::Undo as Shared;
+use connect_migrator_container::world::{Subject, World};
+use connect_migrator_docker::{check_all, plan, stage, start, undo};
 use connect_migrator_sdk::testing::MemoryHost;
 use connect_migrator_sdk::{Context, Finding, Op, Severity, Source, Target, Verdict};
 use serde_json::json;
@@ -51,7 +54,6 @@ impl Rig {
         for dir in [
             "data/db",
             "units",
-            "drop-ins",
             "lic",
             "opt/bin",
             "img/bin",
@@ -90,9 +92,8 @@ impl Rig {
             places: Places { environment_file: at("default"), unit_dirs: vec![at("units")] },
             folders: at("containers"),
             unit_dir: at("units"),
-            engine_drop_ins: at("drop-ins"),
             licence_dir: at("lic"),
-            ..World::default()
+            ..World::new(Kind::Docker)
         };
         let source = Source { config: at("c.gcfg"), install_dir: at("opt"), ..Source::default() };
         let rig = Rig { root, socket, world, source, port, name };
@@ -197,7 +198,9 @@ async fn a_container_is_made_started_verified_and_taken_away_again() {
     let target: Target = serde_json::from_value(outcome.facts[Target::KEY].clone()).unwrap();
     assert_eq!((target.version.as_str(), target.name.as_str()), ("2026.03.1", rig.name.as_str()));
     assert!(matches!(start::verify(&subject, &cx).await.unwrap(), Verdict::Holds { .. }));
-    let undo::Undo::Started { id, .. } = &records(&host)[0] else { panic!("the start is written down") };
+    let undo::Undo::Own(undo::Own::Started { id, .. }) = &records(&host)[0] else {
+        panic!("the start is written down")
+    };
     let names: Vec<String> =
         processes::of_container(&rig.world.proc, id).into_iter().map(|process| process.name).collect();
     assert!(names.iter().any(|name| name == "httpd" || name == "busybox"), "{names:?}");
@@ -215,10 +218,7 @@ async fn a_container_is_made_started_verified_and_taken_away_again() {
     let undone = undo::roll_back(&subject, &cx, prepared).await.unwrap();
     assert!(undone.left.is_empty(), "{undone:#?}");
     std::fs::remove_file(rig.at("units/rstudio-connect.service")).unwrap();
-    let mut expected = before;
-    // The folder for drop-ins was there and empty before.
-    expected.retain(|path| *path != rig.at("drop-ins") || path.exists());
-    assert_eq!(listing(rig.root.path()), expected);
+    assert_eq!(listing(rig.root.path()), before);
 }
 
 fn listing(root: &Path) -> Vec<PathBuf> {
@@ -241,7 +241,7 @@ async fn failing(behaviour: &str, version: &str, more: &[(&str, &str)]) -> (Stri
     let mut settings = rig.settings();
     for (key, value) in more {
         assert_eq!(*key, "start-timeout");
-        settings.start_timeout = connect_migrator_docker::settings::Span(value.parse().unwrap());
+        settings.start_timeout = connect_migrator_container::settings::Span(value.parse().unwrap());
     }
     let host = MemoryHost::new();
     let cx = rig.context(&host, Op::Apply);
@@ -344,7 +344,9 @@ async fn an_image_is_pulled_with_progress_and_pinned_by_its_digest() {
     let outcome = stage::prepare(&subject, &cx).await.unwrap();
     assert!(outcome.evidence[0].contains("posit/connect@sha256:"), "{outcome:#?}");
     println!("{:?}", host.told().progress);
-    assert!(matches!(&records(&host)[0], undo::Undo::Image { reference: r } if *r == reference));
+    assert!(
+        matches!(&records(&host)[0], undo::Undo::Shared(Shared::Image { reference: r }) if *r == reference)
+    );
     let undone = undo::roll_back(&subject, &cx, records(&host)).await.unwrap();
     assert!(undone.left.is_empty() && undone.evidence.iter().any(|e| e.contains("stays")), "{undone:#?}");
     assert!(rig.docker(&["rmi", &reference]));
@@ -376,12 +378,16 @@ async fn without_the_engine_nothing_of_the_container_keeps_running() {
         start::apply(&subject, &cx).await.unwrap();
     }
     // As if the engine had died in the window.
-    settings.socket = "/nowhere/docker.sock".into();
-    settings.engine_timeout = connect_migrator_docker::settings::Span(1);
+    settings.socket = Some("/nowhere/docker.sock".into());
+    settings.engine_timeout = connect_migrator_container::settings::Span(1);
     let subject = Subject::new(&settings, &rig.world, &cx).unwrap();
-    let started: Vec<undo::Undo> =
-        records(&host).into_iter().filter(|record| matches!(record, undo::Undo::Started { .. })).collect();
-    let undo::Undo::Started { id, .. } = &started[0] else { panic!("the start is written down") };
+    let started: Vec<undo::Undo> = records(&host)
+        .into_iter()
+        .filter(|record| matches!(record, undo::Undo::Own(undo::Own::Started { .. })))
+        .collect();
+    let undo::Undo::Own(undo::Own::Started { id, .. }) = &started[0] else {
+        panic!("the start is written down")
+    };
     // The engine that is alive here would start it again, as the policy says, and the unit is still masked.
     let undone = undo::roll_back(&subject, &cx, started.clone()).await.unwrap();
     println!("{undone:#?}");

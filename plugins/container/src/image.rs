@@ -1,6 +1,7 @@
 //! Finding the image, and what its labels tell.
 
 use crate::engine::{Credentials, Engine, EngineError};
+use crate::kind::Kind;
 use crate::reference;
 use bollard::models::ImageInspect;
 use connect_migrator_connect::container::ImageFacts;
@@ -85,7 +86,7 @@ impl NotFound {
 
     /// What to do about it.
     #[must_use]
-    pub fn remedy(&self) -> &'static str {
+    pub fn remedy(&self, kind: Kind) -> String {
         let said = |words: &[&str]| {
             self.0.iter().any(|(_, error)| {
                 let text = error.to_string().to_lowercase();
@@ -93,11 +94,15 @@ impl NotFound {
             })
         };
         if said(&["unauthorized", "denied", "authentication required", "status 401", "status 403"]) {
-            "the registry wants a login, or does not have this repository: set `login = { user = \"…\", password = { credential = \"…\" } }`, or correct `image`"
+            "the registry wants a login, or does not have this repository: set `login = { user = \"…\", password = { credential = \"…\" } }`, or correct `image`".into()
         } else if said(&["manifest unknown", "not found", "status 404"]) {
-            "the registry has no such tag: correct `image` (images exist only for some patch releases), or load the image with `docker load`"
+            format!(
+                "the registry has no such tag: correct `image` (images exist only for some patch releases), or load the image with `{kind} load`"
+            )
         } else {
-            "see that this host reaches the registry (name, proxy, certificate), or load the image with `docker load`"
+            format!(
+                "see that this host reaches the registry (name, proxy, certificate), or load the image with `{kind} load`"
+            )
         }
     }
 }

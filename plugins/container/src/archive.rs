@@ -26,7 +26,7 @@ pub async fn look(file: &ArchiveImage) -> Result<ArchivedImage, Box<Finding>> {
                     ("archive-missing", "correct `archive`, and see that root can read the file")
                 }
                 ArchiveError::Malformed { .. } => {
-                    ("archive-format", "write it with `docker save` of one image")
+                    ("archive-format", "write it with `docker save` (or `podman save`) of one image")
                 }
                 ArchiveError::Digest { .. } => (
                     "archive-digest",
@@ -107,6 +107,6 @@ pub async fn load(
         }
     }
     Err(cannot()
-        .because("docker says that it did, but does not have it")
-        .remedy("see `journalctl -u docker`"))
+        .because(format!("{} says that it did, but does not have it", engine.kind))
+        .remedy(engine.kind.journal()))
 }

@@ -1,12 +1,13 @@
 //! A host with an installation of Connect that may be moved.
 
-use super::Double;
+use crate::Double;
 use connect_migrator_connect::installation::Places;
-use connect_migrator_docker::settings::Settings;
-use connect_migrator_docker::undo::Undo;
-use connect_migrator_docker::world::World;
+use connect_migrator_container::kind::Kind;
+use connect_migrator_container::settings::Settings;
+use connect_migrator_container::world::World;
 use connect_migrator_sdk::testing::MemoryHost;
 use connect_migrator_sdk::{Context, Op, Source};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub struct Host {
 
 impl Host {
     /// Everything as it should be: the data on NFS, the unit masked.
-    pub async fn new() -> Self {
+    pub async fn new(kind: Kind) -> Self {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         for dir in ["data/db", "units", "lic", "opt/bin", "proc"] {
@@ -55,10 +56,10 @@ impl Host {
         std::fs::set_permissions(at("opt/bin/connect"), PermissionsExt::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink("/dev/null", at("units/rstudio-connect.service")).unwrap();
         let world = World {
+            kind,
             places: Places { environment_file: at("default"), unit_dirs: vec![at("units")] },
             folders: at("containers"),
             unit_dir: at("units"),
-            engine_drop_ins: at("drop-ins"),
             licence_dir: at("lic"),
             mountinfo: at("mountinfo"),
             proc: at("proc"),
@@ -91,7 +92,8 @@ impl Host {
         self.daemon.context(op, self.root.path(), self.source.clone())
     }
 
-    pub fn records(&self) -> Vec<Undo> {
+    /// What was written down before it was changed.
+    pub fn records<U: DeserializeOwned>(&self) -> Vec<U> {
         self.daemon.told().undo.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect()
     }
 }

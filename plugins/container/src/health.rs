@@ -1,8 +1,6 @@
 //! Whether the Connect in the container serves, and is the one that it should be.
 
-use crate::engine::Engine;
 use crate::world::Subject;
-use bollard::models::ContainerState;
 use connect_migrator_connect::api::Api;
 use connect_migrator_connect::gcfg::Gcfg;
 use connect_migrator_connect::secrets;
@@ -15,7 +13,7 @@ use tokio::time::Instant;
 const POLL_MILLIS: u64 = 50;
 /// How long one question may take.
 const PING_TIMEOUT_MILLIS: u64 = 2_000;
-/// After how many questions the engine is asked whether the container still runs.
+/// After how many questions it is asked whether the container still runs.
 const STATE_EVERY: u32 = 4;
 /// Shorter values are no secrets worth hiding, and would blot out words.
 const SECRET_MIN_CHARS: usize = 4;
@@ -111,6 +109,27 @@ impl Expected {
     }
 }
 
+/// Whether a container runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It runs, or is on its way.
+    Runs,
+    /// It does not, and why: "it ended with status 1".
+    Ended(String),
+}
+
+/// What runs the container: an engine, or systemd.
+pub trait Runner: Sync {
+    /// Whether it runs.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    fn state(&self) -> impl Future<Output = Result<State, StepError>> + Send;
+
+    /// The last lines that it printed; empty when there are none, or they cannot be read.
+    fn last_lines(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
 /// Waits until the server is healthy.
 ///
 /// # Errors
@@ -119,7 +138,7 @@ impl Expected {
 pub async fn wait(
     subject: &Subject<'_>,
     cx: &Context,
-    engine: &Engine,
+    runner: &impl Runner,
     expected: &Expected,
 ) -> Result<Healthy, StepError> {
     let name = &subject.names.container;
@@ -133,10 +152,12 @@ pub async fn wait(
             Err(Unwell::NotYet(why)) => why,
         };
         if round.is_multiple_of(STATE_EVERY) {
-            let container = engine.container(name).await.map_err(crate::engine::EngineError::step)?;
-            let state = container.and_then(|container| container.state).unwrap_or_default();
-            if state.running != Some(true) {
-                return Err(ended(subject, engine, &state).await);
+            if let State::Ended(why) = runner.state().await? {
+                let lines = log_of(subject, runner).await;
+                let remedy = remedy_for(&lines);
+                return Err(StepError::new(format!("start Connect in the container {name}"))
+                    .because(why + &lines)
+                    .remedy(remedy));
             }
             cx.progress(&Progress {
                 doing: format!(
@@ -156,28 +177,13 @@ pub async fn wait(
                     "it does not answer at {} after {}: {why}{}",
                     subject.address(),
                     subject.settings.start_timeout,
-                    log_of(subject, engine).await
+                    log_of(subject, runner).await
                 ))
                 .remedy("see its log lines; if it only needs longer, raise `start-timeout`"));
         }
         round += 1;
         tokio::time::sleep(Duration::from_millis(POLL_MILLIS)).await;
     }
-}
-
-async fn ended(subject: &Subject<'_>, engine: &Engine, state: &ContainerState) -> StepError {
-    let name = &subject.names.container;
-    let code = state.exit_code.unwrap_or_default();
-    let mut why = format!("it ended with status {code}");
-    if state.oom_killed == Some(true) {
-        why.push_str(" (out of memory)");
-    }
-    if let Some(error) = state.error.as_deref().filter(|error| !error.is_empty()) {
-        why.push_str(&format!(" ({error})"));
-    }
-    let lines = log_of(subject, engine).await;
-    let remedy = remedy_for(&lines);
-    StepError::new(format!("start Connect in the container {name}")).because(why + &lines).remedy(remedy)
 }
 
 /// What the product's own words mean.
@@ -196,8 +202,8 @@ fn remedy_for(lines: &str) -> &'static str {
 }
 
 /// The container's last log lines, secrets hidden.
-async fn log_of(subject: &Subject<'_>, engine: &Engine) -> String {
-    let lines = engine.last_lines(&subject.names.container).await;
+async fn log_of(subject: &Subject<'_>, runner: &impl Runner) -> String {
+    let lines = runner.last_lines().await;
     if lines.is_empty() {
         return "; it printed nothing".into();
     }

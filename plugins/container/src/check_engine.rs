@@ -1,17 +1,17 @@
 //! What must hold about the engine, the image and the container's name.
 
 use crate::archive;
-use crate::container_spec::{Owner, owner};
 use crate::engine::{Credentials, Engine};
 use crate::image;
 use crate::labels;
 use crate::settings::{Image, Privileges};
+use crate::spec::{Owner, owner};
 use crate::world::Subject;
 use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
 use connect_migrator_sdk::{Context, Finding, StepError};
 
-/// The first API with everything that this step uses (docker 19.03).
+/// The first API with everything that this step uses (docker 19.03, podman 3).
 const OLDEST_API: (u32, u32) = (1, 40);
 
 /// What the engine's part of the check found.
@@ -39,13 +39,13 @@ pub fn login(subject: &Subject<'_>, cx: &Context) -> Result<Option<Credentials>,
 /// Checks engine, image and name. `source` is the version that runs on this host.
 pub async fn engine(subject: &Subject<'_>, cx: &Context, source: Option<Version>) -> EngineFindings {
     let mut all = EngineFindings::default();
-    let engine = match Engine::connect(&subject.settings.socket).await {
+    let engine = match subject.engine().await {
         Ok(engine) => engine,
         Err(error) => {
             all.found.push(Finding::blocker(
-                "docker-unreachable",
+                format!("{}-unreachable", subject.kind()),
                 error.to_string(),
-                "install docker (`apt install docker.io`, or Docker's own packages), see that `systemctl status docker` is active, and run this as root",
+                subject.kind().install(),
             ));
             return all;
         }
@@ -65,29 +65,34 @@ pub async fn engine(subject: &Subject<'_>, cx: &Context, source: Option<Version>
 fn version(engine: &Engine) -> Finding {
     let mut parts = engine.api.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
     let api = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    let text = format!("docker {} answers (API {})", engine.version, engine.api);
+    let text = format!("{} {} answers (API {})", engine.kind, engine.version, engine.api);
     if api < OLDEST_API {
         let (major, minor) = OLDEST_API;
         return Finding::blocker(
-            "docker-old",
+            format!("{}-old", engine.kind),
             format!("{text}, which is too old"),
-            format!("install a docker with API {major}.{minor} or later"),
+            format!("install a {} with API {major}.{minor} or later", engine.kind),
         );
     }
-    Finding::ok("docker", text)
+    Finding::ok(engine.kind.name(), text)
 }
 
 async fn security(subject: &Subject<'_>, engine: &Engine) -> Option<Finding> {
+    let kind = engine.kind;
     let options = match engine.security_options().await {
         Ok(options) => options,
         Err(error) => {
-            return Some(Finding::warning("docker-setup", error.to_string(), "see `docker info`"));
+            return Some(Finding::warning(
+                format!("{kind}-setup"),
+                error.to_string(),
+                format!("see `{kind} info`"),
+            ));
         }
     };
     let rootless = options.iter().any(|option| option.contains("name=rootless"));
     if rootless && subject.settings.privileges != Privileges::None {
         return Some(Finding::blocker(
-            "docker-rootless",
+            format!("{kind}-rootless"),
             "this engine runs without root, and root in its containers is not root: neither Connect's sandbox nor files of several users work",
             "use the engine of the system (`socket`)",
         ));
@@ -191,7 +196,11 @@ async fn name(subject: &Subject<'_>, engine: &Engine, all: &mut EngineFindings) 
             return;
         }
         Err(error) => {
-            all.found.push(Finding::warning("name", error.to_string(), "see `docker ps -a`"));
+            all.found.push(Finding::warning(
+                "name",
+                error.to_string(),
+                format!("see `{} ps -a`", engine.kind),
+            ));
             return;
         }
     };

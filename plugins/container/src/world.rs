@@ -1,5 +1,7 @@
 //! The places on this host that the step reads and writes, and what it is about.
 
+use crate::engine::{Engine, EngineError};
+use crate::kind::Kind;
 use crate::settings::{Names, Settings, reach};
 use connect_migrator_connect::installation::{self, Installation, InstallationError, Places};
 use connect_migrator_sdk::{Context, Source, StepError};
@@ -11,14 +13,14 @@ pub const LABEL_PREFIX: &str = "io.connect-migrator.";
 /// The places on this host. Tests have others.
 #[derive(Debug, Clone)]
 pub struct World {
+    /// The engine.
+    pub kind: Kind,
     /// What belongs to the installation of Connect.
     pub places: Places,
     /// What containers mount and must outlive the migration: one folder each, root only.
     pub folders: PathBuf,
-    /// Where a masked unit is a link to `/dev/null`.
+    /// Where this host's own units are, and a masked one is a link to `/dev/null`.
     pub unit_dir: PathBuf,
-    /// Drop-ins of the engine's unit.
-    pub engine_drop_ins: PathBuf,
     /// Where licence files are looked for.
     pub licence_dir: PathBuf,
     /// What is mounted where.
@@ -29,13 +31,15 @@ pub struct World {
     pub etc: PathBuf,
 }
 
-impl Default for World {
-    fn default() -> Self {
+impl World {
+    /// Those of this host.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
         World {
+            kind,
             places: Places::default(),
             folders: "/etc/connect-migrator/containers".into(),
             unit_dir: "/etc/systemd/system".into(),
-            engine_drop_ins: "/etc/systemd/system/docker.service.d".into(),
             licence_dir: installation::LICENCE_DIR.into(),
             mountinfo: "/proc/self/mountinfo".into(),
             proc: "/proc".into(),
@@ -116,12 +120,6 @@ impl<'a> Subject<'a> {
         self.folder().join("rstudio-connect.gcfg")
     }
 
-    /// The link that leads somewhere only while the source's unit is masked.
-    #[must_use]
-    pub fn mask_guard(&self) -> PathBuf {
-        self.folder().join("source-is-masked")
-    }
-
     /// The file that is there only while the data directory is.
     #[must_use]
     pub fn data_guard(&self, data_dir: &Path) -> PathBuf {
@@ -140,10 +138,32 @@ impl<'a> Subject<'a> {
         std::fs::read_link(self.masked_unit()).is_ok_and(|to| to == Path::new("/dev/null"))
     }
 
-    /// The drop-in that orders the engine after the data's mount.
+    /// The engine.
     #[must_use]
-    pub fn engine_drop_in(&self) -> PathBuf {
-        self.world.engine_drop_ins.join(format!("connect-migrator-{}.conf", self.names.container))
+    pub fn kind(&self) -> Kind {
+        self.world.kind
+    }
+
+    /// The engine's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        self.settings.socket.as_deref().unwrap_or(self.kind().socket())
+    }
+
+    /// Connects to the engine.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn engine(&self) -> Result<Engine, EngineError> {
+        Engine::connect(self.kind(), self.socket()).await
+    }
+
+    /// Connects to the engine, and waits for it as long as the settings say.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn engine_within(&self) -> Result<Engine, EngineError> {
+        Engine::connect_within(self.kind(), self.socket(), self.settings.engine_timeout.duration()).await
     }
 
     /// `host:port` at which this host reaches the container.

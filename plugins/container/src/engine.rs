@@ -1,5 +1,6 @@
-//! The engine's API, as far as this step needs it, with errors that say what was asked.
+//! The API of docker, which podman speaks too, as far as the steps need it, with errors that say what was asked.
 
+use crate::kind::Kind;
 use bollard::Docker as Client;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
@@ -46,16 +47,20 @@ const FILE_MAX_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// It does not answer.
-    #[error("the docker engine at {} does not answer: {why}", socket.display())]
+    #[error("the {kind} engine at {} does not answer: {why}", socket.display())]
     Away {
+        /// Which engine.
+        kind: Kind,
         /// Its socket.
         socket: PathBuf,
         /// Why not.
         why: String,
     },
     /// It refused.
-    #[error("the docker engine would not {call}: {message} (status {status})")]
+    #[error("the {kind} engine would not {call}: {message} (status {status})")]
     Refused {
+        /// Which engine.
+        kind: Kind,
         /// What was asked, as it follows "would not".
         call: String,
         /// The HTTP status; 0 when the refusal came later.
@@ -64,8 +69,10 @@ pub enum EngineError {
         message: String,
     },
     /// It took too long.
-    #[error("the docker engine took more than {seconds} s to {call}")]
+    #[error("the {kind} engine took more than {seconds} s to {call}")]
     Slow {
+        /// Which engine.
+        kind: Kind,
         /// What was asked.
         call: String,
         /// The limit.
@@ -90,17 +97,15 @@ impl EngineError {
     #[must_use]
     pub fn step(self) -> StepError {
         let (tried, why, remedy) = match self {
-            EngineError::Away { socket, why } => (
-                format!("reach the docker engine at {}", socket.display()),
-                why,
-                "see `systemctl status docker`, and that this runs as root",
-            ),
-            EngineError::Refused { call, status, message } => {
-                let why = if status == 0 { message } else { format!("{message} (status {status})") };
-                (call, why, "see `journalctl -u docker`")
+            EngineError::Away { kind, socket, why } => {
+                (format!("reach the {kind} engine at {}", socket.display()), why, kind.status())
             }
-            EngineError::Slow { call, seconds } => {
-                (call, format!("the docker engine took more than {seconds} s"), "see `journalctl -u docker`")
+            EngineError::Refused { kind, call, status, message } => {
+                let why = if status == 0 { message } else { format!("{message} (status {status})") };
+                (call, why, kind.journal())
+            }
+            EngineError::Slow { kind, call, seconds } => {
+                (call, format!("the {kind} engine took more than {seconds} s"), kind.journal())
             }
         };
         StepError::new(tried).because(why).remedy(remedy)
@@ -121,6 +126,8 @@ pub struct Credentials {
 pub struct Engine {
     client: Client,
     socket: PathBuf,
+    /// Which engine.
+    pub kind: Kind,
     /// Its version, `26.1.5`.
     pub version: String,
     /// The version of its API, `1.45`.
@@ -141,8 +148,8 @@ impl Engine {
     ///
     /// # Errors
     /// When the engine does not answer within 10 s.
-    pub async fn connect(socket: &Path) -> Result<Self, EngineError> {
-        let away = |why: String| EngineError::Away { socket: socket.into(), why };
+    pub async fn connect(kind: Kind, socket: &Path) -> Result<Self, EngineError> {
+        let away = |why: String| EngineError::Away { kind, socket: socket.into(), why };
         let path = socket.to_string_lossy();
         let hello = async {
             let client =
@@ -158,6 +165,7 @@ impl Engine {
         Ok(Engine {
             client,
             socket: socket.into(),
+            kind,
             version: about.version.unwrap_or_default(),
             api: about.api_version.unwrap_or_default(),
         })
@@ -167,10 +175,10 @@ impl Engine {
     ///
     /// # Errors
     /// The last refusal.
-    pub async fn connect_within(socket: &Path, limit: Duration) -> Result<Self, EngineError> {
+    pub async fn connect_within(kind: Kind, socket: &Path, limit: Duration) -> Result<Self, EngineError> {
         let deadline = Instant::now() + limit;
         loop {
-            match Self::connect(socket).await {
+            match Self::connect(kind, socket).await {
                 Ok(engine) => return Ok(engine),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(RETRY_MILLIS)).await,
@@ -179,20 +187,22 @@ impl Engine {
     }
 
     fn failed(&self, call: impl Into<String>, error: Error) -> EngineError {
-        let call = call.into();
+        let (call, kind) = (call.into(), self.kind);
         match error {
             Error::DockerResponseServerError { status_code, message } => {
-                EngineError::Refused { call, status: status_code, message: message.trim().into() }
+                EngineError::Refused { kind, call, status: status_code, message: message.trim().into() }
             }
-            Error::DockerStreamError { error } => EngineError::Refused { call, status: 0, message: error },
-            Error::RequestTimeoutError => EngineError::Slow { call, seconds: CALL_TIMEOUT_SECONDS },
+            Error::DockerStreamError { error } => {
+                EngineError::Refused { kind, call, status: 0, message: error }
+            }
+            Error::RequestTimeoutError => EngineError::Slow { kind, call, seconds: CALL_TIMEOUT_SECONDS },
             error @ (Error::HyperResponseError { .. }
             | Error::HyperLegacyError { .. }
             | Error::IOError { .. }
             | Error::SocketNotFoundError(_)) => {
-                EngineError::Away { socket: self.socket.clone(), why: causes(&error) }
+                EngineError::Away { kind, socket: self.socket.clone(), why: causes(&error) }
             }
-            error => EngineError::Refused { call, status: 0, message: causes(&error) },
+            error => EngineError::Refused { kind, call, status: 0, message: causes(&error) },
         }
     }
 
@@ -251,13 +261,13 @@ impl Engine {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(PULL_SILENCE_SECONDS), stream.next()).await;
             let Ok(next) = next else {
-                return Err(EngineError::Slow { call, seconds: PULL_SILENCE_SECONDS });
+                return Err(EngineError::Slow { kind: self.kind, call, seconds: PULL_SILENCE_SECONDS });
             };
             let Some(line) = next else { return Ok(()) };
             let line = line.map_err(|error| self.failed(&call, error))?;
             if let Some(error) = line.error_detail {
                 let message = error.message.unwrap_or_else(|| "it did not say why".into());
-                return Err(EngineError::Refused { call, status: 0, message });
+                return Err(EngineError::Refused { kind: self.kind, call, status: 0, message });
             }
             let (Some(id), Some(status)) = (line.id, line.status) else { continue };
             let layer = layers.entry(id).or_default();
@@ -288,6 +298,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let call = format!("load {}", path.display());
         let unreadable = |error: std::io::Error| EngineError::Refused {
+            kind: self.kind,
             call: call.clone(),
             status: 0,
             message: error.to_string(),
@@ -310,7 +321,7 @@ impl Engine {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(LOAD_TIMEOUT_SECONDS), stream.next()).await;
             let Ok(next) = next else {
-                return Err(EngineError::Slow { call, seconds: LOAD_TIMEOUT_SECONDS });
+                return Err(EngineError::Slow { kind: self.kind, call, seconds: LOAD_TIMEOUT_SECONDS });
             };
             match next {
                 None => return Ok(()),
@@ -409,6 +420,7 @@ impl Engine {
             .await
             .map_err(|error| self.failed(&call, error))?;
         first_file(&archive).ok_or_else(|| EngineError::Refused {
+            kind: self.kind,
             call,
             status: 0,
             message: format!("it is no plain file below {FILE_MAX_BYTES} bytes"),
@@ -496,7 +508,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_engine_that_is_not_there_is_named() {
-        let error = Engine::connect(Path::new("/nowhere/docker.sock")).await.unwrap_err();
+        let error = Engine::connect(Kind::Docker, Path::new("/nowhere/docker.sock")).await.unwrap_err();
         assert!(error.is_away());
         assert!(error.to_string().contains("/nowhere/docker.sock"), "{error}");
     }

@@ -23,7 +23,7 @@ const DEFAULT_ENGINE_TIMEOUT_SECONDS: u64 = 60;
 /// Names of containers and hosts are no longer.
 const NAME_MAX_CHARS: usize = 63;
 
-/// The settings of the step `docker`.
+/// The settings of a step that runs Connect in a container.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
@@ -78,9 +78,9 @@ pub struct Settings {
     /// How long rollback waits for an engine that does not answer. Default `60s`.
     #[serde(default = "default_engine_timeout")]
     pub engine_timeout: Span,
-    /// The engine's socket. Default `/var/run/docker.sock`.
-    #[serde(default = "default_socket")]
-    pub socket: PathBuf,
+    /// The engine's socket. Default `/var/run/docker.sock` for docker, `/run/podman/podman.sock` for podman.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
 }
 
 fn default_publish() -> String {
@@ -97,9 +97,6 @@ fn default_stop_timeout() -> Span {
 }
 fn default_engine_timeout() -> Span {
     Span(DEFAULT_ENGINE_TIMEOUT_SECONDS)
-}
-fn default_socket() -> PathBuf {
-    "/var/run/docker.sock".into()
 }
 
 /// Which image.

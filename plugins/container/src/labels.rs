@@ -76,7 +76,7 @@ pub(crate) async fn remote(
             found.push(Finding::blocker(
                 "image-missing",
                 format!("the image cannot be had: {}", not_found.why()),
-                not_found.remedy(),
+                not_found.remedy(engine.kind),
             ));
             None
         }

@@ -1,5 +1,6 @@
 //! A double of the engine and of the server in its container, for faults that a real one shows only by luck.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "for tests only")]
+#![allow(missing_debug_implementations, reason = "for tests only")]
 
 pub mod host;
 

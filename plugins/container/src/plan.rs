@@ -1,0 +1,180 @@
+//! What the step will change, as `connect-migrator plan` shows it.
+
+use crate::archive;
+use crate::check;
+use crate::image;
+use crate::reference;
+use crate::settings::{Command, Image, Network, Privileges, RunAsIds};
+use crate::spec::{self, Bind, Parts};
+use crate::world::Subject;
+use connect_migrator_connect::container::{ConfigChange, Derived, ImageFacts};
+use connect_migrator_connect::installation::Installation;
+use connect_migrator_sdk::{Change, Op, StepError};
+use std::path::{Path, PathBuf};
+
+/// What is known before anything is done.
+#[derive(Debug)]
+pub struct Planned {
+    /// The Connect of this host.
+    pub installation: Installation,
+    /// The container's configuration.
+    pub derived: Derived,
+    /// The image that would be taken.
+    reference: String,
+    /// It is on this host, so that its labels are known.
+    known: bool,
+    /// Folders for which it asks for a volume.
+    volumes: Vec<String>,
+    licences: Vec<PathBuf>,
+}
+
+/// Looks at everything that a plan is made of. Reads only.
+///
+/// # Errors
+/// When the installation cannot be read.
+pub async fn look(subject: &Subject<'_>) -> Result<Planned, StepError> {
+    let installation =
+        subject.installation().map_err(|error| StepError::new("read the installation").because(error))?;
+    let (reference, here) = chosen(subject, &installation).await;
+    let (facts, volumes) = here.map(|(facts, volumes)| (Some(facts), volumes)).unwrap_or_default();
+    let known = facts.is_some();
+    let derived = check::derive(subject, &installation, facts)
+        .map_err(|error| StepError::new("derive the container's configuration").because(error))?;
+    Ok(Planned { installation, derived, reference, known, volumes, licences: subject.licences() })
+}
+
+/// The image that would be taken, and what is known about it when it is on this host.
+async fn chosen(
+    subject: &Subject<'_>,
+    installation: &Installation,
+) -> (String, Option<(ImageFacts, Vec<String>)>) {
+    if let Image::Archive(file) = &subject.settings.image {
+        let image = archive::look(file).await.ok();
+        let known = image.map(|image| (archive::facts(&image), image.volumes));
+        return (format!("in {}", file.archive.display()), known);
+    }
+    let candidates = reference::candidates(&subject.settings.image, installation.version);
+    let first = candidates.first().cloned().unwrap_or_else(|| "an image of this host's version".into());
+    let Ok(engine) = subject.engine().await else { return (first, None) };
+    for reference in candidates {
+        if let Ok(Some(about)) = engine.image(&reference).await {
+            let volumes = about.config.as_ref().and_then(|config| config.volumes.clone()).unwrap_or_default();
+            return (reference, Some((image::facts(&about), volumes)));
+        }
+    }
+    (first, None)
+}
+
+impl Planned {
+    /// Image, configuration and guard: what comes first, whatever the engine.
+    #[must_use]
+    pub fn first(&self, subject: &Subject<'_>) -> Vec<Change> {
+        let mut all = Vec::new();
+        if let Image::Archive(file) = &subject.settings.image {
+            let what = format!("load the image in {} and pin it by its id", file.archive.display());
+            all.push(Change::new(Op::Prepare, what));
+        } else if !self.known {
+            let chosen = matches!(subject.settings.image, Image::Chosen(_));
+            let more = if chosen { " (or the next that can be had)" } else { "" };
+            all.push(Change::new(
+                Op::Prepare,
+                format!("pull the image {}{more} and pin it by its digest; what its labels tell can change more of the configuration", self.reference),
+            ));
+        }
+        all.push(
+            Change::new(
+                Op::Prepare,
+                format!("write the container's configuration to {}", subject.staged_config().display()),
+            )
+            .with_diff(diff(
+                &self.installation.config_path,
+                &subject.staged_config(),
+                &self.derived,
+            )),
+        );
+        all.extend(self.derived.changes.iter().map(|change| Change::new(Op::Prepare, in_words(change))));
+        let guard = subject.data_guard(&self.installation.data_dir);
+        let what = format!("write the guard {} into the data directory", guard.display());
+        all.push(Change::new(Op::Prepare, what));
+        all
+    }
+
+    /// What the container would be made of.
+    #[must_use]
+    pub fn parts(&self, subject: &Subject<'_>) -> Parts<'_> {
+        Parts {
+            image: &self.reference,
+            version: None,
+            source_version: None,
+            derived: &self.derived,
+            data_guard: subject.data_guard(&self.installation.data_dir),
+            licences: &self.licences,
+            security: &[],
+            ids: (subject.settings.run_as_ids == RunAsIds::Keep)
+                .then(|| (subject.folder().join("passwd"), subject.folder().join("group"))),
+            volumes: &self.volumes,
+        }
+    }
+
+    /// The environment, by names only.
+    #[must_use]
+    pub fn environment(&self, subject: &Subject<'_>) -> Option<Change> {
+        let environment = spec::environment(subject, &self.derived);
+        let names: Vec<&str> = environment.keys().map(String::as_str).collect();
+        let what = format!("give it the environment variables {}", names.join(", "));
+        (!names.is_empty()).then(|| Change::new(Op::Prepare, what))
+    }
+}
+
+/// How the container is made, in words.
+#[must_use]
+pub fn made(subject: &Subject<'_>) -> String {
+    let privileges = match subject.settings.privileges {
+        Privileges::Privileged => "privileged",
+        Privileges::SysAdmin => "with the capability SYS_ADMIN",
+        Privileges::None => "without privileges",
+    };
+    let network = match subject.settings.network {
+        Network::Bridge => "published at",
+        Network::Host => "on the host's network at",
+    };
+    let command = match subject.settings.command {
+        Command::Connect => "running Connect itself",
+        Command::Image => "running the image's start script",
+    };
+    format!(
+        "{privileges}, {network} {}, host name {}, {command}",
+        subject.settings.publish, subject.names.hostname
+    )
+}
+
+/// A mount.
+#[must_use]
+pub fn mount(bind: &Bind) -> Change {
+    let Bind { source, target, read_only, why } = bind;
+    let access = if *read_only { "read-only" } else { "writable" };
+    let what = if source == target {
+        format!("mount {} at the same path, {access}: {why}", source.display())
+    } else {
+        format!("mount {} at {}, {access}: {why}", source.display(), target.display())
+    };
+    Change::new(Op::Prepare, what)
+}
+
+fn in_words(change: &ConfigChange) -> String {
+    let ConfigChange { setting, before, after, why } = change;
+    match (before, after) {
+        (Some(before), Some(after)) => format!("{setting}: `{before}` becomes `{after}`: {why}"),
+        (None, Some(after)) => format!("{setting}: set to `{after}`: {why}"),
+        (Some(before), None) => format!("{setting}: `{before}` is removed: {why}"),
+        (None, None) => format!("{setting}: {why}"),
+    }
+}
+
+fn diff(from: &Path, to: &Path, derived: &Derived) -> String {
+    let (before, after) = (derived.shown_before(), derived.shown_after());
+    similar::TextDiff::from_lines(before.as_str(), after.as_str())
+        .unified_diff()
+        .header(&from.display().to_string(), &to.display().to_string())
+        .to_string()
+}
