@@ -13,6 +13,7 @@ use crate::{archive, files, reference, storage};
 use bollard::models::{ContainerCreateBody, ImageInspect};
 use connect_migrator_connect::container::Derived;
 use connect_migrator_connect::installation::Installation;
+use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_sdk::{Context, Finding, Outcome, Progress, Severity, StepError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,10 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
         derived.changes.len()
     ))
     .and(format!("container {name} created, not started"));
+    if let Some(guard) = parts.data_guard.file_name() {
+        let kept = [guard.to_string_lossy()];
+        outcome = outcome.fact(kept_in_data_key(&subject.step), &kept);
+    }
     if let Some(unit) = ordered {
         outcome = outcome.and(format!("after a reboot docker starts after {unit}"));
     }
@@ -227,7 +232,7 @@ async fn write_ids(
     let (passwd, group) = of_image(subject, cx, engine, image).await?;
     let there = owners::in_passwd(&passwd, name);
     let Account { uid, gid, .. } = account;
-    let accounts = check::accounts(&account, &owners::sample(&installation.data_dir));
+    let accounts = check::accounts(&account, &owners::sample(&installation.data_dir_now));
     let same = there == Some((uid, gid));
     if subject.settings.run_as_ids == RunAsIds::Check {
         if same {
