@@ -127,6 +127,12 @@ impl Lab {
     /// # Errors
     /// When that cannot be arranged.
     pub fn compare_in_the_window(&self) -> Tried {
+        // The watchdog would take the standstill for a hang.
+        self.must(
+            "mkdir -p /run/systemd/system/connect-migrator@.service.d
+             printf '[Service]\\nWatchdogSec=10min\\n' >/run/systemd/system/connect-migrator@.service.d/compare.conf
+             systemctl daemon-reload",
+        )?;
         self.must(&format!(
             "systemd-run --quiet --collect --unit=lab-compare bash -c '/root/lab/state-watcher --within 900 await verify storage &&
              echo 1 >{CGROUP}/cgroup.freeze && bash /root/lab/compare.sh >/root/lab/compared 2>&1; echo 0 >{CGROUP}/cgroup.freeze'"
@@ -170,6 +176,23 @@ impl Lab {
         )?;
         let (encrypted, sessions) = clear.split_once(" of ").unwrap_or_default();
         ensure!(encrypted == sessions && sessions != "0", "{clear} sessions of Connect are encrypted");
+        Ok(())
+    }
+
+    /// Starts a migration with this runbook after others have ended, and waits until it is this one that `status` tells of.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_another(&self, runbook: &str) -> Tried {
+        let id = |lab: &Lab| -> Tried<String> {
+            let status: Value =
+                serde_json::from_str(&lab.ask("connect-migrator status prod --json")?).unwrap_or_default();
+            Ok(status.get("migration").and_then(Value::as_str).unwrap_or_default().to_owned())
+        };
+        let before = id(self)?;
+        self.write_runbook(runbook)?;
+        ensure!(self.start_migration()?, "it did not start");
+        ensure!(id(self)? != before, "the migration is still {before:?}");
         Ok(())
     }
 

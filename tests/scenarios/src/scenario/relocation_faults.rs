@@ -3,7 +3,7 @@
 use super::{On, Scenario, local};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried, standing};
-use crate::local::{CGROUP, GCFG, OLD_DATA, Relocation};
+use crate::local::{GCFG, OLD_DATA, Relocation};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
@@ -38,6 +38,8 @@ const SLOWLY: &str = ", bytes-per-second = 1000000";
 /// How long the NFS server is away: shorter than an outage in life, since each wait costs many times as much here.
 const AWAY_SECONDS: u32 = 40;
 
+const WRITER: &str = include_str!("../guest/writer.sh");
+
 /// Starts a migration that is caught in the midst of its first copy.
 fn in_the_first_copy(lab: &Lab, rest: Runbook) -> Tried {
     lab.write_runbook(&Relocation::storage(SLOWLY).runbook(rest).text())?;
@@ -49,13 +51,8 @@ fn killed_and_starved(lab: &Lab) -> Tried {
     lab.watch_for_two()?;
     lab.compare_in_the_window()?;
     // As content does that runs: it writes what it likes, until it is stopped.
-    lab.must(&format!(
-        "systemd-run --quiet --collect --unit=lab-writer bash -c 'n=0; while systemctl is-active -q rstudio-connect; do n=$((n + 1));
-           echo $n >{OLD_DATA}/apps/archive/counter; head -c 3000 /dev/urandom >>{OLD_DATA}/apps/archive/growing;
-           echo $n >{OLD_DATA}/apps/archive/new-$((n % 40)); rm -f {OLD_DATA}/apps/archive/new-$(((n + 7) % 40));
-           mv {OLD_DATA}/apps/archive/7 {OLD_DATA}/apps/archive/seven 2>/dev/null || mv {OLD_DATA}/apps/archive/seven {OLD_DATA}/apps/archive/7;
-           sleep 0.2; done'"
-    ))?;
+    lab.machine.write_file("/root/lab/writer.sh", WRITER)?;
+    lab.must("systemd-run --quiet --collect --unit=lab-writer bash /root/lab/writer.sh")?;
     in_the_first_copy(lab, Runbook::default())?;
 
     // The server goes away in the midst: told, not a hang.
@@ -84,7 +81,7 @@ fn killed_and_starved(lab: &Lab) -> Tried {
          systemd-run --quiet --unit=lab-kill --property=StandardOutput=file:/root/lab/killed \
            /root/lab/state-watcher --within 900 kill --only 'apply database,apply storage,verify database' --after-ms 400,0,1500",
     )?;
-    lab.must(&format!("kill -9 $(head -n 1 {CGROUP}/cgroup.procs)"))?;
+    lab.must("kill -9 $(systemctl show -P MainPID connect-migrator@prod)")?;
     let status = lab.wait_standing("committed")?;
     ensure!(standing(&status) == "committed", "it ended {}", standing(&status));
     let killed = lab.ask("cat /root/lab/killed")?;
@@ -125,8 +122,7 @@ fn rolled_back(lab: &Lab) -> Tried {
     lab.watch_for_two()?;
     // The tool.
     lab.must("echo 'migrate-fault = \"fail\"' >>/opt/rstudio-connect/standin.toml")?;
-    lab.write_runbook(&Relocation::default().runbook(Runbook::default()).text())?;
-    ensure!(lab.start_migration()?, "it did not start");
+    lab.start_another(&Relocation::default().runbook(Runbook::default()).text())?;
     back_because(lab, "database", "unexpected EOF")?;
     lab.must("sed -i /migrate-fault/d /opt/rstudio-connect/standin.toml")?;
     lab.assert_as_before()?;
@@ -134,10 +130,9 @@ fn rolled_back(lab: &Lab) -> Tried {
     // The disk, filled once the checks found room.
     lab.must(
         "systemd-run --quiet --collect --unit=lab-full bash -c '/root/lab/state-watcher await prepare storage &&
-         head -c $(( $(df --output=avail -B1 /srv/nfs/connect | tail -n 1) - 3000000 )) /dev/zero >/srv/nfs/connect/lost+found/full'",
+         fallocate -l $(( $(df --output=avail -B1 /srv/nfs/connect | tail -n 1) - 3000000 )) /srv/nfs/connect/lost+found/full'",
     )?;
-    lab.write_runbook(&Relocation::default().runbook(Runbook::default()).text())?;
-    ensure!(lab.start_migration()?, "it did not start");
+    lab.start_another(&Relocation::default().runbook(Runbook::default()).text())?;
     let status = back_because(lab, "storage", "No space left")?;
     let windows = status.get("windows").and_then(Value::as_array).map_or(0, Vec::len);
     ensure!(windows == 0, "users were not served for a while: {status}");
@@ -146,8 +141,7 @@ fn rolled_back(lab: &Lab) -> Tried {
 
     // The new server, when database and data are there already.
     let rest = Runbook::tag("never-healthy").container(r#", start-timeout = "15s""#);
-    lab.write_runbook(&Relocation::default().runbook(rest).text())?;
-    ensure!(lab.start_migration()?, "it did not start");
+    lab.start_another(&Relocation::default().runbook(rest).text())?;
     back_because(lab, "container", "does not answer")?;
     lab.assert_as_before()?;
     lab.never_two_seen()
