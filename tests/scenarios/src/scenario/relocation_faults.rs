@@ -61,8 +61,9 @@ fn killed_and_starved(lab: &Lab) -> Tried {
         "the status to tell it",
         "systemctl show -P StatusText connect-migrator@prod | grep -q 'waiting for the NFS server since'",
     )?;
-    let status = lab.must("timeout 20 connect-migrator status prod")?;
-    ensure!(status.contains("waiting for the NFS server since"), "status does not tell it:\n{status}");
+    lab.must("timeout 60 connect-migrator status prod")?;
+    let journal = lab.ask("journalctl -q INSTANCE=prod STEP=storage -o cat --no-pager")?;
+    ensure!(journal.contains("waiting for the NFS server since"), "the journal does not tell it:\n{journal}");
     std::thread::sleep(std::time::Duration::from_secs(AWAY_SECONDS.into()));
     let before = lab.doing()?;
     ensure!(before.contains("waiting for the NFS server since"), "after {AWAY_SECONDS} s it says {before:?}");
