@@ -51,6 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             source: Source::default(),
             state_dir: std::env::temp_dir(),
             facts: Map::new(),
+            routed: None,
             checkpoint: None,
             undo: Vec::new(),
         };

@@ -104,9 +104,12 @@ pub struct Invocation {
     pub source: Source,
     /// A folder of this step's own, root only, that exists and lives until commit or the end of rollback.
     pub state_dir: PathBuf,
-    /// Facts that steps have published.
+    /// Facts that steps have published, in `check` and `plan` those of the steps before this one.
     #[serde(default)]
     pub facts: Map<String, Value>,
+    /// Whether users may have been sent to the new server. `None`: the daemon does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<bool>,
     /// The last checkpoint of this call, if it was cut off before.
     #[serde(default)]
     pub checkpoint: Option<Value>,

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -27,21 +28,37 @@ pub struct Finding {
     /// What to do about it. Empty for [`Severity::Ok`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+    /// Facts for the checks and plans of later steps: what will be so once this step is carried out.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub facts: Map<String, Value>,
 }
 
 impl Finding {
+    fn new(severity: Severity, key: String, text: String, remedy: String) -> Self {
+        Finding { severity, key, text, remedy, facts: Map::new() }
+    }
+
     /// As it should be.
     pub fn ok(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Finding { severity: Severity::Ok, key: key.into(), text: text.into(), remedy: String::new() }
+        Finding::new(Severity::Ok, key.into(), text.into(), String::new())
     }
 
     /// Worth knowing.
     pub fn warning(key: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Finding { severity: Severity::Warning, key: key.into(), text: text.into(), remedy: remedy.into() }
+        Finding::new(Severity::Warning, key.into(), text.into(), remedy.into())
     }
 
     /// Nothing may be touched while this holds.
     pub fn blocker(key: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Finding { severity: Severity::Blocker, key: key.into(), text: text.into(), remedy: remedy.into() }
+        Finding::new(Severity::Blocker, key.into(), text.into(), remedy.into())
+    }
+
+    /// Publishes a fact. A value that cannot be put into JSON is left out.
+    #[must_use]
+    pub fn fact(mut self, key: impl Into<String>, value: &impl Serialize) -> Self {
+        if let Ok(value) = serde_json::to_value(value) {
+            self.facts.insert(key.into(), value);
+        }
+        self
     }
 }

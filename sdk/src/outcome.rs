@@ -159,12 +159,24 @@ pub struct Change {
     /// A unified diff of a file that will change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
+    /// Facts for the plans of later steps: what will be so once this step is carried out.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub facts: Map<String, Value>,
 }
 
 impl Change {
     /// A change without a diff.
     pub fn new(when: crate::Op, what: impl Into<String>) -> Self {
-        Change { when, what: what.into(), diff: None }
+        Change { when, what: what.into(), diff: None, facts: Map::new() }
+    }
+
+    /// Publishes a fact. A value that cannot be put into JSON is left out.
+    #[must_use]
+    pub fn fact(mut self, key: impl Into<String>, value: &impl Serialize) -> Self {
+        if let Ok(value) = serde_json::to_value(value) {
+            self.facts.insert(key.into(), value);
+        }
+        self
     }
 
     /// Adds the diff of the file that changes.

@@ -71,6 +71,7 @@ impl MemoryHost {
             source,
             state_dir: state_dir.into(),
             facts: Map::new(),
+            routed: None,
             checkpoint: None,
             undo: Vec::new(),
         })

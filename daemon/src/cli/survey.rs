@@ -6,7 +6,7 @@ use crate::host::ChildLauncher;
 use crate::instance::{self, Assembled, Instance, Plugins};
 use crate::runbook::Runbook;
 use crate::service::{HostCaller, StoredSecrets};
-use crate::state::{CallResult, OutlineStep};
+use crate::state::{CallResult, OutlineStep, facts_of_items};
 use connect_migrator_sdk::{Invocation, Migration, Op};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
     let caller = HostCaller::new(launcher);
     let plan = &assembled.plan;
     let mut answers = Vec::new();
+    let mut facts = serde_json::Map::new();
     for (step, outline) in plan.steps.iter().zip(plan.outline().steps) {
         let invocation = Invocation {
             step: step.id.clone(),
@@ -52,14 +53,18 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
             migration: Migration { id: String::new(), instance: plan.instance.clone() },
             source: plan.source.clone(),
             state_dir: plan.steps_dir.join(&step.id),
-            facts: serde_json::Map::new(),
+            facts: facts.clone(),
+            routed: None,
             checkpoint: None,
             undo: Vec::new(),
         };
         let taker = NoteTaker::reading(step, Arc::new(Terminal), Arc::new(StoredSecrets));
         let made = caller.call(step, invocation, plan.timeout(op), Arc::new(taker), CancellationToken::new());
         let result = match made.await {
-            Ok(answer) => CallResult::Answered { answer, probed: false },
+            Ok(answer) => {
+                facts.extend(facts_of_items(&answer));
+                CallResult::Answered { answer, probed: false }
+            }
             Err(failure) => CallResult::Failed(failure),
         };
         answers.push((outline, result));

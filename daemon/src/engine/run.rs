@@ -309,8 +309,9 @@ impl Engine {
         let state_dir = self.plan.steps_dir.join(&step.id);
         std::fs::create_dir_all(&state_dir)
             .map_err(|error| EngineError::StepDir(state_dir.clone(), error))?;
-        let (number, migration, facts) =
-            self.journal.with(|view| (view.next_call(), view.migration().to_owned(), view.facts.clone()));
+        let (number, migration, facts, routed) = self
+            .journal
+            .with(|view| (view.next_call(), view.migration().to_owned(), view.facts.clone(), view.routed()));
         self.append(&Event::Intent { call: number, place, step: step.id.clone(), op, of, attempt })?;
         let invocation = Invocation {
             step: step.id.clone(),
@@ -323,6 +324,7 @@ impl Engine {
             source: self.plan.source.clone(),
             state_dir,
             facts,
+            routed: Some(routed),
             checkpoint,
             undo,
         };
@@ -461,6 +463,7 @@ impl Engine {
                 source: self.plan.source.clone(),
                 state_dir: self.plan.steps_dir.join(&step.id),
                 facts: view.facts.clone(),
+                routed: Some(view.routed()),
                 checkpoint: None,
                 undo: Vec::new(),
             };

@@ -12,7 +12,7 @@ pub use lock::{InstanceLock, LockError};
 pub use memory::MemoryStore;
 pub use outline::{Outline, OutlineStep, Phase, Place};
 pub use sqlite::SqliteStore;
-pub use view::{CallRecord, Decision, Stop, View};
+pub use view::{CallRecord, Decision, Stop, View, facts_of_items};
 
 /// Where events go. An event is durable when `append` returns.
 pub trait Store: Send + Sync {

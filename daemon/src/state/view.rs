@@ -1,7 +1,7 @@
 //! What the events add up to.
 
 use super::{CallResult, Cause, End, Event, MayDo, Record};
-use connect_migrator_sdk::Op;
+use connect_migrator_sdk::{Op, Role};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -166,10 +166,14 @@ impl View {
         let Some(call) = self.call_mut(number) else { return };
         call.ended = Some(at);
         call.result = Some(result.clone());
-        let facts = call.answer().and_then(|answer| answer.get("facts")).and_then(Value::as_object).cloned();
-        if let (Some(facts), true) = (facts, call.op.changes()) {
-            self.facts.extend(facts);
-        }
+        let facts = match (call.answer(), call.op) {
+            (Some(answer), op) if op.changes() => {
+                answer.get("facts").and_then(Value::as_object).cloned().unwrap_or_default()
+            }
+            (Some(answer), Op::Check) => facts_of_items(answer),
+            _ => Map::new(),
+        };
+        self.facts.extend(facts);
     }
 
     fn call_mut(&mut self, number: u64) -> Option<&mut CallRecord> {
@@ -226,9 +230,26 @@ impl View {
         }
     }
 
+    /// Whether users may have been sent to the new server: its step has at least been called.
+    #[must_use]
+    pub fn routed(&self) -> bool {
+        let outline = self.outline();
+        let routes = outline.steps.iter().any(|step| step.role == Role::Routes);
+        let sends = if routes { Role::Routes } else { Role::StartsTarget };
+        self.calls.iter().any(|call| call.op == Op::Apply && outline.role_at(call.place) == sends)
+    }
+
     /// A migration has been started and has not ended.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.started.is_some() && self.closed.is_none()
     }
+}
+
+/// The facts of findings and planned changes: what later steps must know before any of it is done.
+#[must_use]
+pub fn facts_of_items(answer: &Value) -> Map<String, Value> {
+    let items = answer.as_array().into_iter().flatten();
+    let facts = items.filter_map(|item| item.get("facts").and_then(Value::as_object));
+    facts.flat_map(|facts| facts.clone()).collect()
 }

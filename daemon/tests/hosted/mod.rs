@@ -98,6 +98,7 @@ pub fn invocation(uses: &str, op: Op, config: Value, state_dir: &Path) -> Invoca
         source: Source::default(),
         state_dir: state_dir.into(),
         facts: Map::new(),
+        routed: None,
         checkpoint: None,
         undo: Vec::new(),
     }

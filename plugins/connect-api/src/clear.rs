@@ -9,6 +9,7 @@ pub mod tree;
 
 use crate::connection::{Connection, installation};
 use connect_migrator_connect::api::{ApiError, KeyHeader, RuntimeCache};
+use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_sdk::{Progress, prelude::*};
 use keep::{CACHE_FOLDERS, Frozen, Keep, KeepError};
 use schemars::JsonSchema;
@@ -112,7 +113,7 @@ impl Step for ClearCaches {
             }
         }
         if config.keep {
-            let keep = Keep::new(&installation(cx).await?.data_dir, cx.migration());
+            let keep = Keep::new(&installation(cx).await?.data_dir_now, cx.migration());
             findings
                 .extend(blocking("look at the caches", cx, move || Ok(check_keep(&keep, &caches))).await?);
         } else {
@@ -168,7 +169,10 @@ impl Step for ClearCaches {
         }
         let entries = done.added + done.same;
         let kept = list(&frozen.kept, "no runtime caches");
-        Ok(Outcome::changed(format!("kept {kept} in {path} ({entries} entries)")).details(&frozen))
+        let name = path.rsplit('/').next().unwrap_or(&path);
+        Ok(Outcome::changed(format!("kept {kept} in {path} ({entries} entries)"))
+            .fact(kept_in_data_key(&cx.invocation().step), &[name])
+            .details(&frozen))
     }
 
     async fn apply(config: &Self::Config, cx: &Context) -> Result<Outcome, StepError> {

@@ -2,6 +2,7 @@
 
 use connect_migrator_connect::api::{Api, ApiError, KeyHeader};
 use connect_migrator_connect::installation::Installation;
+use connect_migrator_connect::source_edits::SourceEdits;
 use connect_migrator_sdk::prelude::*;
 
 const KEY_REMEDY: &str =
@@ -123,15 +124,15 @@ fn refused(error: &ApiError) -> Finding {
     }
 }
 
-/// Reads the source's installation on a thread where it may block.
+/// Reads the source's installation, as it will be once other steps have changed its configuration, on a thread where it may block.
 ///
 /// # Errors
 /// When its configuration cannot be read.
 pub async fn installation(cx: &Context) -> Result<Installation, StepError> {
-    let source = cx.source().clone();
+    let (source, edits) = (cx.source().clone(), SourceEdits::of_others(cx));
     let config = source.config.display().to_string();
     let tried = || StepError::new(format!("read the Connect configuration {config}"));
-    tokio::task::spawn_blocking(move || Installation::read(&source))
+    tokio::task::spawn_blocking(move || Installation::read(&source)?.edited(edits))
         .await
         .map_err(|error| tried().because(error))?
         .map_err(|error| tried().because_of(&error))

@@ -1,6 +1,7 @@
 //! An installation of Connect on this host.
 
 use crate::gcfg::{Gcfg, GcfgError, name_of};
+use crate::source_edits::SourceEdits;
 use crate::version::Version;
 use connect_migrator_sdk::Source;
 use std::collections::BTreeMap;
@@ -139,6 +140,10 @@ pub struct Installation {
     pub data_dir: PathBuf,
     /// `Database.Dir`: holds `secret.key`.
     pub database_dir: PathBuf,
+    /// Where the data are now: other than `data_dir` when a step is going to move them ([`Installation::edited`]).
+    pub data_dir_now: PathBuf,
+    /// Where `Database.Dir` is now.
+    pub database_dir_now: PathBuf,
     /// `Database.Provider`.
     pub database_provider: DatabaseProvider,
     /// `HTTP.Listen`, or `HTTPS.Listen` when only that is set.
@@ -195,6 +200,8 @@ impl Installation {
             version: None,
             data_dir: PathBuf::new(),
             database_dir: PathBuf::new(),
+            data_dir_now: PathBuf::new(),
+            database_dir_now: PathBuf::new(),
             database_provider: DatabaseProvider::Sqlite,
             listen: Listen { host: String::new(), port: DEFAULT_PORT, tls: false },
             address: None,
@@ -203,7 +210,30 @@ impl Installation {
             environment_drop_ins: environment_drop_ins(&source.unit, &places.unit_dirs),
         };
         read.interpret()?;
+        read.data_dir_now.clone_from(&read.data_dir);
+        read.database_dir_now.clone_from(&read.database_dir);
         Ok(read)
+    }
+
+    /// The installation as it will be once other steps have changed its configuration. Values that are not known yet (a password
+    /// that is encrypted in `prepare`) are left out.
+    ///
+    /// # Errors
+    /// When a value cannot be written, or is none.
+    pub fn edited(mut self, edits: SourceEdits) -> Result<Self, InstallationError> {
+        let edits = edits.known();
+        edits.apply(&mut self.gcfg).map_err(|error| InstallationError::Unreadable {
+            path: self.config_path.clone(),
+            why: std::io::Error::other(error.to_string()),
+        })?;
+        self.interpret()?;
+        Ok(self)
+    }
+
+    /// Whether a step is going to move the data.
+    #[must_use]
+    pub fn data_will_move(&self) -> bool {
+        self.data_dir != self.data_dir_now
     }
 
     fn interpret(&mut self) -> Result<(), InstallationError> {
@@ -274,7 +304,7 @@ impl Installation {
     /// The key that decrypts settings and database records.
     #[must_use]
     pub fn secret_key_path(&self) -> PathBuf {
-        self.database_dir.join("secret.key")
+        self.database_dir_now.join("secret.key")
     }
 
     /// The licence files that Connect would find, sorted by name.

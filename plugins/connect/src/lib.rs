@@ -8,4 +8,5 @@ pub mod gcfg;
 mod gcfg_scan;
 pub mod installation;
 pub mod secrets;
+pub mod source_edits;
 pub mod version;

@@ -108,6 +108,10 @@ fn database(installation: &Installation) -> Finding {
 
 fn data(subject: &Subject<'_>, installation: &Installation) -> Vec<Finding> {
     let dir = &installation.data_dir;
+    if installation.data_will_move() {
+        let text = format!("a step before this one moves the data to {}", dir.display());
+        return vec![Finding::ok("data", text)];
+    }
     let real = match dir.canonicalize() {
         Ok(real) => real,
         Err(error) => {
@@ -209,7 +213,7 @@ fn run_as(subject: &Subject<'_>, installation: &Installation) -> Vec<Finding> {
             "set `run-as-ids = \"keep\"` for this step: the container then knows the user by this host's numbers; or change the owners of the data and of the user by hand while Connect is stopped",
         )
     }];
-    found.extend(other_owners(&installation.data_dir, &account, keep));
+    found.extend(other_owners(&installation.data_dir_now, &account, keep));
     found
 }
 

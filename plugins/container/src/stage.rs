@@ -225,7 +225,7 @@ pub async fn write_ids(
     let (passwd, group) = of_image(subject, cx, engine, image).await?;
     let there = owners::in_passwd(&passwd, name);
     let Account { uid, gid, .. } = account;
-    let accounts = check::accounts(&account, &owners::sample(&installation.data_dir));
+    let accounts = check::accounts(&account, &owners::sample(&installation.data_dir_now));
     let same = there == Some((uid, gid));
     if subject.settings.run_as_ids == RunAsIds::Check {
         if same {

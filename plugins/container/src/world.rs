@@ -4,6 +4,7 @@ use crate::engine::{Engine, EngineError};
 use crate::kind::Kind;
 use crate::settings::{Names, Settings, reach};
 use connect_migrator_connect::installation::{self, Installation, InstallationError, Places};
+use connect_migrator_connect::source_edits::SourceEdits;
 use connect_migrator_sdk::{Context, Source, StepError};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,8 @@ pub struct Subject<'a> {
     pub step: String,
     /// This host's name.
     pub host: String,
+    /// What other steps change in the configuration: the container is made for what it will be.
+    pub edits: SourceEdits,
 }
 
 impl<'a> Subject<'a> {
@@ -89,6 +92,7 @@ impl<'a> Subject<'a> {
             migration: migration.id.clone(),
             step: cx.invocation().step.clone(),
             host,
+            edits: SourceEdits::of_others(cx),
         })
     }
 
@@ -97,7 +101,7 @@ impl<'a> Subject<'a> {
     /// # Errors
     /// When its configuration cannot be read.
     pub fn installation(&self) -> Result<Installation, InstallationError> {
-        Installation::read_at(self.source, &self.world.places)
+        Installation::read_at(self.source, &self.world.places)?.edited(self.edits.clone())
     }
 
     /// Reads the installation's files only: quick enough for the window. Its version stays unknown.
@@ -105,7 +109,7 @@ impl<'a> Subject<'a> {
     /// # Errors
     /// When its configuration cannot be read.
     pub fn installation_files(&self) -> Result<Installation, InstallationError> {
-        Installation::read_files_at(self.source, &self.world.places)
+        Installation::read_files_at(self.source, &self.world.places)?.edited(self.edits.clone())
     }
 
     /// The container's own folder on this host.

@@ -235,7 +235,13 @@ impl Verify<'_> {
             Ok(listed) => listed,
             Err(errno) => return self.differ(&path, format!("cannot be listed: {errno}")),
         };
-        self.folder_itself(&source, &target, &path);
+        let ignored = |name: &CStr| {
+            path.is_empty()
+                && self.options.ignore_at_root.iter().any(|ignored| ignored.as_bytes() == name.to_bytes())
+        };
+        // Whoever put it there changed the time of the root.
+        let times = !theirs.iter().any(|name| ignored(name));
+        self.folder_itself(&source, &target, &path, times);
         let mut left: HashSet<CString> = theirs.into_iter().collect();
         let (source, target) = (Arc::new(source), Arc::new(target));
         let mut entries = Vec::new();
@@ -269,10 +275,6 @@ impl Verify<'_> {
                 entries.push((name, seen));
             }
         }
-        let ignored = |name: &CStr| {
-            path.is_empty()
-                && self.options.ignore_at_root.iter().any(|ignored| ignored.as_bytes() == name.to_bytes())
-        };
         for name in left.into_iter().filter(|name| !ignored(name)) {
             held(&self.extra).push(String::from_utf8_lossy(&join(&path, name.to_bytes())).into_owned());
         }
@@ -285,11 +287,14 @@ impl Verify<'_> {
         self.pool.push_all(jobs);
     }
 
-    fn folder_itself(&self, source: &OwnedFd, target: &OwnedFd, path: &[u8]) {
+    fn folder_itself(&self, source: &OwnedFd, target: &OwnedFd, path: &[u8], times: bool) {
         let looked = crate::stamp::look_open(source)
             .and_then(|ours| Ok((ours, self.target.watched(|| crate::stamp::look_open(target))?)));
         match looked {
-            Ok((ours, theirs)) => {
+            Ok((ours, mut theirs)) => {
+                if !times {
+                    theirs.stamp.modified = ours.stamp.modified;
+                }
                 let xattrs = Xattrs::of_open(source);
                 self.attributes(path, &ours, &theirs, xattrs, || Xattrs::of_open(target));
             }

@@ -1,12 +1,12 @@
 //! Everything that can be known before anything is touched.
 
 use crate::copying::{self, Kept};
-use crate::edits::told_by_others;
 use crate::settings::Settings;
 use crate::stage;
 use crate::trial::{Trial, look};
 use crate::units::{Mounter, unit_name, unit_text};
 use connect_migrator_connect::installation::{DatabaseProvider, Installation, variable};
+use connect_migrator_connect::source_edits::SourceEdits;
 use connect_migrator_copy::{Ability, Survey, XattrKind, survey};
 use connect_migrator_sdk::{Change, Context, Finding, Op, StepError};
 use std::path::Path;
@@ -43,7 +43,7 @@ pub async fn check(
         findings.push(Finding::blocker("nfs-source", text, "set `Server.DataDir` to where the data are"));
         return Ok(findings);
     }
-    let options = config.copy(&folders.source, cx.state_dir());
+    let options = config.copy(&folders.source, cx);
     let counted = copying::run(cx, "counting what is to be copied", None, move |control| {
         // The survey is quick; it looks at the flag itself.
         let _ = control.cancel;
@@ -73,12 +73,13 @@ fn about_source(config: &Settings, cx: &Context, source: &Path) -> Result<Vec<Fi
     } else {
         let text =
             format!("{} takes the place of {} as data directory", config.mount.display(), source.display());
-        findings.push(Finding::ok("nfs-data-directory", text));
+        let edits = stage::edits(&config.mount);
+        let key = SourceEdits::key(&cx.invocation().step);
+        findings.push(Finding::ok("nfs-data-directory", text).fact(key, &edits));
     }
     findings.push(match sqlite_on_nfs(config, cx, &installation, source) {
         None => Finding::ok("nfs-sqlite", "no SQLite database lands on NFS"),
-        // What a step before this one will change is not known before it is prepared; then it is refused.
-        Some(why) => Finding::warning("nfs-sqlite", why, SQLITE_REMEDY),
+        Some(why) => Finding::blocker("nfs-sqlite", why, SQLITE_REMEDY),
     });
     Ok(findings)
 }
@@ -95,7 +96,8 @@ pub fn sqlite_on_nfs(
     installation: &Installation,
     source: &Path,
 ) -> Option<String> {
-    let uses_sqlite = match told_by_others(cx, "Database", "Provider") {
+    let told = SourceEdits::of_others(cx);
+    let uses_sqlite = match told.text("Database", "Provider") {
         Some(provider) => provider.eq_ignore_ascii_case("sqlite"),
         None => installation.database_provider == DatabaseProvider::Sqlite,
     };
@@ -313,7 +315,7 @@ fn about_room(config: &Settings, trial: &Trial, survey: &Survey) -> Vec<Finding>
 }
 
 fn about_emptiness(config: &Settings, cx: &Context, trial: &Trial) -> Finding {
-    let ignored = config.copy(Path::new("/"), cx.state_dir()).ignore_at_root;
+    let ignored = config.copy(Path::new("/"), cx).ignore_at_root;
     let others: Vec<&String> = trial.names.iter().filter(|name| !ignored.contains(name)).collect();
     if Kept(cx.state_dir()).manifest().exists() {
         return Finding::ok("nfs-empty", format!("{} holds what was copied so far", config.export));
@@ -360,12 +362,15 @@ pub fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
         Op::Apply,
         format!("copy what has changed since, and compare {source} with {mount}"),
     ));
-    changes.push(Change::new(
-        Op::Apply,
-        format!(
-            "set `Server.DataDir = {mount}` in {}; {source} stays as it is",
-            cx.source().config.display()
-        ),
-    ));
+    changes.push(
+        Change::new(
+            Op::Apply,
+            format!(
+                "set `Server.DataDir = {mount}` in {}; {source} stays as it is",
+                cx.source().config.display()
+            ),
+        )
+        .fact(SourceEdits::key(&cx.invocation().step), &stage::edits(&folders.mount)),
+    );
     Ok(changes)
 }

@@ -7,7 +7,6 @@
 pub mod check;
 pub mod config;
 pub mod copying;
-pub mod edits;
 pub mod settings;
 pub mod stage;
 pub mod trial;

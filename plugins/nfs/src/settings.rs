@@ -1,7 +1,8 @@
 //! What a runbook says under `with`.
 
+use connect_migrator_connect::source_edits::kept_in_data;
 use connect_migrator_copy::Options;
-use connect_migrator_sdk::StepError;
+use connect_migrator_sdk::{Context, StepError};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
@@ -117,10 +118,11 @@ impl Settings {
         Ok(())
     }
 
-    /// The copy from `source`, with its manifest in the step's own folder.
+    /// The copy from `source`, with its manifest in the step's own folder. What other steps keep in the data directory is none of it.
     #[must_use]
-    pub fn copy(&self, source: &Path, state_dir: &Path) -> Options {
-        let mut options = Options::new(source, &self.mount, state_dir.join("manifest"));
+    pub fn copy(&self, source: &Path, cx: &Context) -> Options {
+        let mut options = Options::new(source, &self.mount, cx.state_dir().join("manifest"));
+        options.ignore_at_root.extend(kept_in_data(cx));
         options.exclude = self.leave_out.clone();
         options.threads = self.threads;
         options

@@ -2,11 +2,11 @@
 
 use crate::config;
 use crate::copying::{self, Cutover, Folders, Kept};
-use crate::edits::SourceEdits;
 use crate::settings::Settings;
 use crate::undo::Undo;
 use crate::units::{Mounter, unit_name, unit_text, write_unit};
 use connect_migrator_connect::installation::Installation;
+use connect_migrator_connect::source_edits::{EditValue, SourceEdits};
 use connect_migrator_copy as copy;
 use connect_migrator_sdk::{Context, Outcome, StepError, Verdict};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,12 @@ pub fn folders(config: &Settings, cx: &Context) -> Result<Folders, StepError> {
     let installation = Installation::read(cx.source())
         .map_err(|error| StepError::new("read the Connect installation").because_of(&error))?;
     Ok(Folders { source: installation.data_dir, mount: config.mount.clone() })
+}
+
+/// This step's edit of the configuration: the data directory.
+#[must_use]
+pub fn edits(mount: &Path) -> SourceEdits {
+    SourceEdits::default().with("Server", "DataDir", EditValue::Text(mount.to_string_lossy().into_owned()))
 }
 
 /// Mounts the export, now and after every boot.
@@ -97,7 +103,7 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
     }
     let mounted = mount(config, cx, mounter).await?;
     copying::write_json(&Kept(cx.state_dir()).folders(), &folders)?;
-    let mut options = config.copy(&folders.source, cx.state_dir());
+    let mut options = config.copy(&folders.source, cx);
     options.idle = config.idle;
     options.bytes_per_second = config.bytes_per_second;
     let survey = {
@@ -144,7 +150,7 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
             break;
         }
     }
-    Ok(outcome.fact(SourceEdits::key(&cx.invocation().step), &SourceEdits::data_directory(&folders.mount)))
+    Ok(outcome.fact(SourceEdits::key(&cx.invocation().step), &edits(&folders.mount)))
 }
 
 /// The last pass, its verification, and the switch of the data directory.
@@ -154,7 +160,7 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
 pub async fn apply(config: &Settings, cx: &Context, mounter: &impl Mounter) -> Result<Outcome, StepError> {
     let kept = Kept(cx.state_dir());
     let folders = folders(config, cx)?;
-    let edits = SourceEdits::data_directory(&folders.mount);
+    let edits = edits(&folders.mount);
     let fact = SourceEdits::key(&cx.invocation().step);
     if copying::read::<Cutover>(&kept.cutover())?.is_some()
         && config::is_switched(&cx.source().config, &folders.mount)?
@@ -172,7 +178,7 @@ pub async fn apply(config: &Settings, cx: &Context, mounter: &impl Mounter) -> R
     }
     let tried =
         format!("copy what has changed in {} to {}", folders.source.display(), folders.mount.display());
-    let options = config.copy(&folders.source, cx.state_dir());
+    let options = config.copy(&folders.source, cx);
     let pass = options.clone();
     let report = copying::run(cx, "copying what has changed", None, move |control| copy::run(&pass, control))
         .await

@@ -2,10 +2,10 @@
 
 use crate::config;
 use crate::copying::{self, Cutover, Folders, Kept};
-use crate::edits::traffic_was_routed;
 use crate::settings::Settings;
 use crate::stage;
 use crate::units::{Mounter, is_ours};
+use connect_migrator_connect::source_edits::traffic_was_routed;
 use connect_migrator_copy::{self as copy, BackChanges, BackKind, Content, Moment};
 use connect_migrator_sdk::{Context, StepError, Undone};
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ async fn copy_back(
             .because(format!("{} is not mounted at {}", config.export, folders.mount.display()))
             .remedy("mount it, then roll back again; going back without would lose their work"));
     }
-    let options = config.copy(&folders.source, cx.state_dir());
+    let options = config.copy(&folders.source, cx);
     let changes = list(cx, &options, since).await?;
     if changes.is_empty() {
         return Ok(undone.and("nothing has changed in the data on the new server"));
@@ -191,7 +191,7 @@ async fn take_down(
             ));
         } else {
             let folders = stage::folders(config, cx)?;
-            let options = config.copy(&folders.source, cx.state_dir());
+            let options = config.copy(&folders.source, cx);
             let report =
                 copying::run(cx, "removing the copy", None, move |control| copy::withdraw(&options, control));
             let report =

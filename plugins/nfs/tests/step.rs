@@ -7,7 +7,7 @@
     reason = "a panic in a test is a failed test"
 )]
 
-use connect_migrator_nfs::edits::SourceEdits;
+use connect_migrator_connect::source_edits::SourceEdits;
 use connect_migrator_nfs::settings::Settings;
 use connect_migrator_nfs::trial::{Trial, look};
 use connect_migrator_nfs::undo::{Undo, roll_back};

@@ -57,7 +57,7 @@ pub async fn all(subject: &Subject<'_>) -> Vec<Finding> {
     found.push(rollback());
     if urls_are_good {
         let text = format!("{} will be switched to PostgreSQL in the window", subject.config().display());
-        found.push(Finding::ok("switch", text));
+        found.push(Finding::ok("switch", text).fact(subject.edits_key(), &subject.edits()));
     }
     found
 }

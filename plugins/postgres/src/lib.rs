@@ -7,7 +7,6 @@ pub mod backup;
 pub mod check;
 pub mod compare;
 pub mod connection;
-pub mod edits;
 pub mod objects;
 pub mod plan;
 pub mod program;

@@ -1,12 +1,12 @@
 //! What the step will change, as `connect-migrator plan` shows it.
 
 use crate::check::WAY_BACK;
-use crate::edits::EditValue;
 use crate::settings::Compare;
 use crate::subject::{self, Subject};
 use connect_migrator_connect::gcfg::Gcfg;
 use connect_migrator_connect::installation::DatabaseProvider;
 use connect_migrator_connect::secrets;
+use connect_migrator_connect::source_edits::EditValue;
 use connect_migrator_sdk::{Change, Op, StepError};
 
 /// Stands for the encrypted password, which is made in `prepare`.
@@ -64,7 +64,8 @@ pub fn plan(subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
     ));
     all.push(
         Change::new(Op::Apply, format!("switch {} to PostgreSQL", subject.config().display()))
-            .with_diff(diff(subject, &installation.gcfg)?),
+            .with_diff(diff(subject, &installation.gcfg)?)
+            .fact(subject.edits_key(), &subject.edits()),
     );
     all.push(Change::new(Op::Rollback, WAY_BACK));
     Ok(all)

@@ -1,12 +1,12 @@
 //! `prepare`: the password encrypted, the configuration for the tool and the one for afterwards written beside the real one.
 
-use crate::edits::EditError;
 use crate::settings::Which;
 use crate::subject::Subject;
 use crate::undo::Undo;
 use crate::{backup, tool};
 use connect_migrator_connect::gcfg::{Gcfg, SetError};
 use connect_migrator_connect::installation::{DatabaseProvider, Installation};
+use connect_migrator_connect::source_edits::EditError;
 use connect_migrator_sdk::{Outcome, StepError};
 use std::path::{Path, PathBuf};
 

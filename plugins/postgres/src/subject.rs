@@ -1,12 +1,12 @@
 //! What one call is about: settings, places and the source put together.
 
 use crate::connection::Door;
-use crate::edits::{EditValue, SourceEdits};
 use crate::settings::{Settings, Which};
 use crate::sqlite_files::{self, SqliteError, SqliteFile};
 use crate::url::{PostgresUrl, UrlError};
 use connect_migrator_connect::gcfg::Gcfg;
 use connect_migrator_connect::installation::{Installation, InstallationError, Places};
+use connect_migrator_connect::source_edits::{EditValue, SourceEdits};
 use connect_migrator_sdk::{Context, Secret, StepError};
 use std::path::{Path, PathBuf};
 

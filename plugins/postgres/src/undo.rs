@@ -2,7 +2,6 @@
 
 use crate::backup::Backup;
 use crate::connection::Door;
-use crate::edits;
 use crate::objects::{self, NotEmptied};
 use crate::program;
 use crate::settings::Which;
@@ -11,6 +10,7 @@ use crate::subject::Subject;
 use crate::window::{self, BACKUP, CONFIG_AFTER, CONFIG_BEFORE, Inventories, PUT, Put, TOOL_PID};
 use connect_migrator_connect::config_file;
 use connect_migrator_connect::gcfg::Gcfg;
+use connect_migrator_connect::source_edits;
 use connect_migrator_sdk::{StepError, Undone};
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,7 @@ pub async fn roll_back(subject: &Subject<'_>, undo: Vec<Undo>) -> Result<Undone,
         Undo::Target { before } => Some(before.clone()),
         _ => None,
     });
-    if switched && edits::traffic_was_routed(subject.cx) {
+    if switched && source_edits::traffic_was_routed(subject.cx) {
         return stay(subject, undone);
     }
     if switched {

@@ -94,6 +94,7 @@ pub(crate) fn invocation(uses: &str, op: Op, config: Value) -> Invocation {
         source: Source::default(),
         state_dir: "/nonexistent".into(),
         facts: Map::new(),
+        routed: None,
         checkpoint: None,
         undo: Vec::new(),
     }

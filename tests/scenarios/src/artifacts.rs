@@ -24,6 +24,10 @@ pub struct Artifacts {
     pub rebuild_bench: PathBuf,
     /// Follows a migration's state in the guest.
     pub watcher: PathBuf,
+    /// The copier as a command.
+    pub copier: PathBuf,
+    /// Makes a tree like Connect's.
+    pub grow_tree: PathBuf,
     /// Measures the time without service in the guest.
     pub prober: PathBuf,
 }
@@ -76,9 +80,11 @@ pub fn build() -> Result<Artifacts, BuildError> {
     println!("   building connect-migrator, its plugins and the stand-in for Connect");
     let mut build = cargo();
     build.args(["build", "--release", "--locked"]);
-    for package in
-        shipped()?.iter().map(String::as_str).chain(["connect-standin", "connect-migrator-hostile"])
-    {
+    for package in shipped()?.iter().map(String::as_str).chain([
+        "connect-standin",
+        "connect-migrator-hostile",
+        "connect-migrator-copy",
+    ]) {
         build.args(["--package", package]);
     }
     run("build the programs", &mut build)?;
@@ -95,6 +101,7 @@ pub fn build() -> Result<Artifacts, BuildError> {
     run("build the rebuild bench", &mut example)?;
     let mut tools = cargo();
     tools.args(["build", "--release", "--locked", "--package", "connect-migrator-scenarios"]);
+    tools.args(["--package", "connect-migrator-copy-bench", "--bin", "grow-tree"]);
     tools.args(["--bin", "state-watcher", "--bin", "window-prober"]);
     run("build the tools for the machine", &mut tools)?;
 
@@ -120,6 +127,8 @@ pub fn build() -> Result<Artifacts, BuildError> {
         hostile: release.join("libconnect_migrator_hostile.so"),
         rebuild_bench: release.join("examples/rebuild-bench"),
         watcher: release.join("state-watcher"),
+        copier: release.join("connect-migrator-copy"),
+        grow_tree: release.join("grow-tree"),
         prober: release.join("window-prober"),
     })
 }

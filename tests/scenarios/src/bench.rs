@@ -1,6 +1,7 @@
 //! What is measured, as tables: one thing at a time, on a machine of its own or on this host.
 
 mod rebuild;
+mod relocation;
 mod step;
 mod window;
 
@@ -8,17 +9,18 @@ use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
 use connect_migrator_rig::Suite;
 
-/// Runs the benches, or those whose name (`window`, `step`, `rebuild`) is in `only`, and prints their figures.
+/// Runs the benches, or those whose name (`window`, `relocation`, `step`, `rebuild`) is in `only`, and prints their figures.
 ///
 /// # Errors
 /// When one cannot be run, or a figure is worse than it may be.
 pub fn run(artifacts: &Artifacts, suite: Option<Suite>, only: &[String]) -> Tried {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|part| part == name);
     let measured = if wanted("window") { on_a_machine(artifacts, suite) } else { Ok(()) };
+    let relocated = if wanted("relocation") { relocation(artifacts, suite) } else { Ok(()) };
     println!("\nOn this host:");
     let called = if wanted("step") { step::run() } else { Ok(()) };
     let rebuilt = if wanted("rebuild") { rebuild::run(artifacts) } else { Ok(()) };
-    measured.and(called).and(rebuilt)
+    measured.and(relocated).and(called).and(rebuilt)
 }
 
 fn on_a_machine(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
@@ -29,6 +31,12 @@ fn on_a_machine(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
         Ok(story) => format!("{error}\n{story}").into(),
         Err(_) => error,
     })
+}
+
+fn relocation(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
+    let suite = suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
+    println!("\nOn two machines ({suite}):");
+    relocation::run(suite, artifacts)
 }
 
 /// The middle one.

@@ -10,6 +10,8 @@ pub const REPOSITORY: &str = "127.0.0.1:5000/posit/connect";
 pub struct Runbook {
     /// Lines before `[connect]`.
     pub head: String,
+    /// Steps before the stop.
+    pub before_stop: String,
     /// The image.
     pub image: String,
     /// More settings of the container step, each beginning with a comma.
@@ -31,6 +33,7 @@ impl Default for Runbook {
     fn default() -> Self {
         Runbook {
             head: String::new(),
+            before_stop: String::new(),
             image: format!("{REPOSITORY}:{CONNECT_VERSION}-ubuntu-24.04-std"),
             container: String::new(),
             after_container: String::new(),
@@ -65,7 +68,17 @@ impl Runbook {
     /// As it stands in the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let Runbook { head, image, container, after_container, caches_after_route, site, soak, key } = self;
+        let Runbook {
+            head,
+            before_stop,
+            image,
+            container,
+            after_container,
+            caches_after_route,
+            site,
+            soak,
+            key,
+        } = self;
         let caches = "\n[[step]]\nid = \"caches\"\nuses = \"connect-api/clear-caches\"\n";
         let (before_route, after_route) = if *caches_after_route { ("", caches) } else { (caches, "") };
         // Debian gives the group 999 of the images to others: the container keeps the host's numbers.
@@ -76,7 +89,7 @@ soak = {soak}
 [connect]
 url = "http://connect.example.com"
 api-key = {{ credential = "{key}" }}
-
+{before_stop}
 [[step]]
 id = "stop"
 uses = "systemd/stop"

@@ -6,10 +6,15 @@ mod moves;
 mod operator;
 mod package;
 mod prerequisites;
+mod relocation_faults;
+mod relocations;
 mod rollbacks;
+mod round_trips;
+mod unfit_targets;
 
 use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
+use crate::local;
 use connect_migrator_rig::{Snapshot, Suite};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +30,26 @@ pub enum On {
     Each,
     /// On the default one.
     One,
+    /// On none: only when all of it is asked for, or it is named.
+    None,
+}
+
+/// The machine that a scenario starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scene {
+    /// The vendor's prerequisites hold: PostgreSQL and shared storage.
+    Shared,
+    /// Connect uses SQLite and local disk.
+    Local,
+}
+
+impl Scene {
+    fn snapshot(self, suite: Suite, artifacts: &Artifacts) -> Tried<Snapshot> {
+        match self {
+            Scene::Shared => lab::installed(suite, artifacts),
+            Scene::Local => local::snapshot(suite, artifacts),
+        }
+    }
 }
 
 /// One behaviour, seen on a whole machine.
@@ -32,6 +57,8 @@ pub enum On {
 pub struct Scenario {
     /// States the behaviour.
     pub name: &'static str,
+    /// What it starts from.
+    pub scene: Scene,
     /// Where it runs every time.
     pub on: On,
     /// Where it runs when all of it is asked for: more than `on` if the release may matter.
@@ -42,24 +69,41 @@ pub struct Scenario {
 
 /// The release matters much.
 const fn each(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
-    Scenario { name, on: On::Each, on_with_all: On::Each, run }
+    Scenario { name, scene: Scene::Shared, on: On::Each, on_with_all: On::Each, run }
 }
 
 /// The release may matter.
 const fn one_or_each(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
-    Scenario { name, on: On::One, on_with_all: On::Each, run }
+    Scenario { name, scene: Scene::Shared, on: On::One, on_with_all: On::Each, run }
 }
 
 /// The release does not matter.
 const fn one(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
-    Scenario { name, on: On::One, on_with_all: On::One, run }
+    Scenario { name, scene: Scene::Shared, on: On::One, on_with_all: On::One, run }
+}
+
+/// The same on the lab whose Connect uses SQLite and local disk.
+const fn local(name: &'static str, on: On, on_with_all: On, run: fn(&Lab) -> Tried) -> Scenario {
+    Scenario { name, scene: Scene::Local, on, on_with_all, run }
 }
 
 /// All of them, the longest first: two run at once.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [kills::ALL, after::ALL, prerequisites::ALL, operator::ALL, package::ALL, moves::ALL, rollbacks::ALL]
-        .concat()
+    [
+        kills::ALL,
+        after::ALL,
+        prerequisites::ALL,
+        operator::ALL,
+        package::ALL,
+        moves::ALL,
+        rollbacks::ALL,
+        relocations::ALL,
+        relocation_faults::ALL,
+        unfit_targets::ALL,
+        round_trips::ALL,
+    ]
+    .concat()
 }
 
 /// What is to be run.
@@ -85,7 +129,10 @@ impl Choice {
         let on = |scenario: &Scenario| if self.all { scenario.on_with_all } else { scenario.on };
         let mut jobs = VecDeque::new();
         for (place, suite) in suites.iter().enumerate().rev() {
-            let fits = |scenario: &Scenario| self.has(scenario) && (place == 0 || on(scenario) == On::Each);
+            let fits = |scenario: &Scenario| {
+                let first = on(scenario) == On::One || !self.only.is_empty();
+                self.has(scenario) && (on(scenario) == On::Each || place == 0 && first)
+            };
             jobs.extend(all().into_iter().filter(fits).map(|scenario| (scenario, *suite)));
         }
         jobs
@@ -123,15 +170,15 @@ pub fn run(artifacts: &Artifacts, choice: &Choice) -> Tried<(usize, usize)> {
 
 /// The snapshots that scenarios start from, each made when its first scenario wants it, while others go on.
 #[derive(Debug, Default)]
-struct Scenes(Mutex<BTreeMap<Suite, Arc<Mutex<Option<Snapshot>>>>>);
+struct Scenes(Mutex<BTreeMap<(Suite, Scene), Arc<Mutex<Option<Snapshot>>>>>);
 
 impl Scenes {
-    fn of(&self, suite: Suite, artifacts: &Artifacts) -> Tried<Snapshot> {
-        let place = Arc::clone(held(&self.0).entry(suite).or_default());
+    fn of(&self, scene: Scene, suite: Suite, artifacts: &Artifacts) -> Tried<Snapshot> {
+        let place = Arc::clone(held(&self.0).entry((suite, scene)).or_default());
         let mut place = held(&place);
         let snapshot = match place.take() {
             Some(snapshot) => snapshot,
-            None => lab::installed(suite, artifacts)?,
+            None => scene.snapshot(suite, artifacts)?,
         };
         *place = Some(snapshot.clone());
         Ok(snapshot)
@@ -164,7 +211,7 @@ fn run_one(scenario: &Scenario, suite: Suite, scenes: &Scenes, artifacts: &Artif
     let told = |word: &str, began: Instant| {
         println!("{word:<4} {} ({suite}, {:.1} s)", scenario.name, began.elapsed().as_secs_f64());
     };
-    let scene = scenes.of(suite, artifacts);
+    let scene = scenes.of(scenario.scene, suite, artifacts);
     let began = Instant::now();
     let lab = match scene.and_then(|snapshot| Lab::fresh(&snapshot, artifacts)) {
         Ok(lab) => lab,
@@ -201,7 +248,8 @@ mod tests {
         let jobs = Choice::default().jobs(&[Suite::Trixie, Suite::Bookworm]);
         let (scenario, suite) = jobs[0];
         assert_eq!((scenario.name, suite), (moves::ALL[0].name, Suite::Bookworm));
-        assert_eq!(jobs.len(), all().len() + 1);
+        let every_time = all().into_iter().filter(|scenario| scenario.on != On::None);
+        assert_eq!(jobs.len(), every_time.count() + 1);
     }
 
     #[test]

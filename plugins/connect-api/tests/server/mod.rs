@@ -426,6 +426,7 @@ pub fn context(
         source,
         state_dir: state_dir.into(),
         facts,
+        routed: None,
         checkpoint: None,
         undo: Vec::new(),
     })

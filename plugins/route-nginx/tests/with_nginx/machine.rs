@@ -204,6 +204,7 @@ impl Machine {
             },
             state_dir: self.dir.path().join("state"),
             facts: self.facts.clone(),
+            routed: None,
             checkpoint: None,
             undo: Vec::new(),
         });

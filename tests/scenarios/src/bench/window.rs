@@ -15,7 +15,7 @@ const CALLS: u32 = 10;
 const VENDOR: &str = include_str!("../guest/vendor.sh");
 
 /// nginx tells which server answered.
-const TELL_UPSTREAM: &str = r#"sed -i 's|^    location / {|    add_header X-Upstream "$upstream_addr";\n&|' /etc/nginx/sites-available/connect
+pub(super) const TELL_UPSTREAM: &str = r#"sed -i 's|^    location / {|    add_header X-Upstream "$upstream_addr";\n&|' /etc/nginx/sites-available/connect
     nginx -tq && systemctl reload nginx"#;
 
 pub(super) fn run(lab: &Lab) -> Tried {
@@ -35,7 +35,7 @@ pub(super) fn run(lab: &Lab) -> Tried {
         vec![vec!["round".into(), "connect-migrator".into(), "vendor's steps".into(), "ratio".into()]];
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
-        let mine = probed(lab, || {
+        let mine = probed(lab, ":3939", ":3940", || {
             ensure!(lab.start_migration()?, "it did not start");
             lab.machine.wait_for(
                 "the new server to soak",
@@ -46,7 +46,7 @@ pub(super) fn run(lab: &Lab) -> Tried {
         })?;
         lab.wait_standing("rolled-back")?;
         lab.must("journalctl --rotate -q; journalctl --vacuum-time=1s -q 2>/dev/null")?;
-        let vendor = probed(lab, || lab.must("bash /root/lab/vendor.sh move").map(drop))?;
+        let vendor = probed(lab, ":3939", ":3940", || lab.must("bash /root/lab/vendor.sh move").map(drop))?;
         lab.must("bash /root/lab/vendor.sh undo")?;
         rows.push(vec![round.to_string(), seconds(mine), seconds(vendor), format!("{:.2}", mine / vendor)]);
         ours.push(mine);
@@ -67,12 +67,12 @@ pub(super) fn run(lab: &Lab) -> Tried {
     Ok(())
 }
 
-fn seconds(value: f64) -> String {
+pub(super) fn seconds(value: f64) -> String {
     format!("{value:.2} s")
 }
 
-/// How long users were not served while this was done.
-fn probed(lab: &Lab, work: impl FnOnce() -> Tried) -> Tried<f64> {
+/// How long users were not served while this was done, between answers of the servers `from` and `to`.
+pub(super) fn probed(lab: &Lab, from: &str, to: &str, work: impl FnOnce() -> Tried) -> Tried<f64> {
     lab.must(
         "rm -f /root/lab/probed-enough; systemd-run --quiet --unit=lab-probe --collect \
          --property=StandardOutput=truncate:/root/lab/probed /root/lab/window-prober --until /root/lab/probed-enough; sleep 1",
@@ -87,8 +87,8 @@ fn probed(lab: &Lab, work: impl FnOnce() -> Tried) -> Tried<f64> {
     let probed: Value = serde_json::from_str(&text)?;
     let word = |key: &str| probed.get(key).and_then(Value::as_str).unwrap_or_default();
     ensure!(
-        word("from").ends_with(":3939") && word("to").ends_with(":3940"),
-        "the prober did not see a move from the old server to the new one: {probed}"
+        word("from").ends_with(from) && word("to").ends_with(to),
+        "the prober did not see a time without service between {from} and {to}: {probed}"
     );
     probed.get("seconds").and_then(Value::as_f64).ok_or_else(|| format!("no figure: {probed}").into())
 }

@@ -5,6 +5,7 @@ use connect_migrator_rig::{Suite, host};
 use connect_migrator_scenarios::artifacts::{self, target, workspace};
 use connect_migrator_scenarios::bench;
 use connect_migrator_scenarios::lab::{self, Lab, Tried};
+use connect_migrator_scenarios::local;
 use connect_migrator_scenarios::scenario::{self, Choice};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -39,7 +40,8 @@ struct Arguments {
     /// Leave the machine of a failed scenario running, and say how to log in
     #[arg(long)]
     keep: bool,
-    /// Only start the machine that scenarios start from, leave it running, and say how to log in
+    /// Only start the machine that scenarios start from, leave it running, and say how to log in; with `--only local` the one whose
+    /// Connect uses SQLite and local disk
     #[arg(long)]
     scene: bool,
     /// On every Debian also those scenarios that run on one otherwise; then the benches
@@ -82,7 +84,12 @@ fn ci(arguments: &Arguments) -> Tried<bool> {
     })?;
     if arguments.scene {
         let suite = arguments.suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
-        let lab = Lab::fresh(&lab::installed(suite, &artifacts)?, &artifacts)?;
+        let snapshot = if arguments.only.iter().any(|name| name == "local") {
+            local::snapshot(suite, &artifacts)?
+        } else {
+            lab::installed(suite, &artifacts)?
+        };
+        let lab = Lab::fresh(&snapshot, &artifacts)?;
         lab.machine.keep();
         return Ok(true);
     }

@@ -13,15 +13,15 @@ pub(super) const ALL: &[Scenario] = &[one(
 const GCFG: &str = "/etc/rstudio-connect/rstudio-connect.gcfg";
 
 /// A prerequisite and how it is broken.
-struct Broken {
-    what: &'static str,
+pub(super) struct Broken {
+    pub(super) what: &'static str,
     /// The finding that must be told.
-    key: &'static str,
+    pub(super) key: &'static str,
     /// Shell commands.
-    breaks: String,
+    pub(super) breaks: String,
     /// Shell commands.
-    mends: String,
-    runbook: Runbook,
+    pub(super) mends: String,
+    pub(super) runbook: Runbook,
 }
 
 /// Broken by a change of the configuration file.
@@ -120,7 +120,7 @@ fn prerequisites(lab: &Lab) -> Tried {
 }
 
 /// Breaks it, and asserts that `check` names it; with `start`, that a migration does not begin either.
-fn named(lab: &Lab, broken: &Broken, start: bool) -> Tried {
+pub(super) fn named(lab: &Lab, broken: &Broken, start: bool) -> Tried {
     lab.must(&broken.breaks)?;
     lab.write_runbook(&broken.runbook.text())?;
     let before = lab.must("bash /root/lab/before.sh all")?;

@@ -1,6 +1,7 @@
-//! What the step changes in the source's configuration, in a form that later steps can read beforehand.
+//! What steps change in the source's configuration, in a form that later steps can read beforehand: a container is made for the
+//! configuration as it will be.
 
-use connect_migrator_connect::gcfg::{Gcfg, SetError, name_of};
+use crate::gcfg::{Gcfg, SetError, name_of};
 use connect_migrator_sdk::{Context, Target};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -8,6 +9,10 @@ use std::path::{Path, PathBuf};
 
 /// No value that is kept in a file is longer.
 const VALUE_MAX_BYTES: u64 = 64 * 1024;
+/// Where the keys of these facts begin.
+const KEY_PREFIX: &str = "source-edits/";
+/// Where the keys of facts begin that name what steps keep in the data directory.
+const KEPT_PREFIX: &str = "kept-in-data/";
 
 /// Edits of the source's configuration file that a step makes in its `apply`, published in its `prepare`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -65,7 +70,41 @@ impl SourceEdits {
     /// The key of the fact that the step `id` publishes.
     #[must_use]
     pub fn key(id: &str) -> String {
-        format!("source-edits/{id}")
+        format!("{KEY_PREFIX}{id}")
+    }
+
+    /// The edits of the other steps, as far as they have told.
+    #[must_use]
+    pub fn of_others(cx: &Context) -> Self {
+        let own = Self::key(&cx.invocation().step);
+        let facts = cx.invocation().facts.iter();
+        let others = facts.filter(|(key, _)| key.starts_with(KEY_PREFIX) && **key != own);
+        let told = others.filter_map(|(_, value)| serde_json::from_value::<Self>(value.clone()).ok());
+        SourceEdits { edits: told.flat_map(|told| told.edits).collect() }
+    }
+
+    /// The text that a setting will have; `None` when it is not edited or its value is kept in a file.
+    #[must_use]
+    pub fn text(&self, section: &str, key: &str) -> Option<&str> {
+        let same = |edit: &&ConfigEdit| {
+            edit.section.eq_ignore_ascii_case(section)
+                && edit.subsection.is_none()
+                && edit.key.eq_ignore_ascii_case(key)
+        };
+        match &self.edits.iter().rev().find(same)?.value {
+            EditValue::Text(text) => Some(text),
+            EditValue::File(_) => None,
+        }
+    }
+
+    /// These without the values whose files are not written yet: before the step is prepared.
+    #[must_use]
+    pub fn known(mut self) -> Self {
+        self.edits.retain(|edit| match &edit.value {
+            EditValue::Text(_) => true,
+            EditValue::File(path) => path.is_file(),
+        });
+        self
     }
 
     /// Adds one edit.
@@ -104,11 +143,26 @@ fn kept(path: &Path) -> std::io::Result<String> {
     Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }
 
+/// The key of the fact in which a step names what it keeps at the root of the data directory: nobody's data, and not to be carried.
+#[must_use]
+pub fn kept_in_data_key(step: &str) -> String {
+    format!("{KEPT_PREFIX}{step}")
+}
+
+/// Names at the root of the data directory that steps keep there for themselves.
+#[must_use]
+pub fn kept_in_data(cx: &Context) -> Vec<String> {
+    let facts = cx.invocation().facts.iter().filter(|(key, _)| key.starts_with(KEPT_PREFIX));
+    facts
+        .filter_map(|(_, value)| serde_json::from_value::<Vec<String>>(value.clone()).ok())
+        .flatten()
+        .collect()
+}
+
 /// Whether users may have been sent to the new server. A daemon that does not say so is taken to mean yes once the new server has been
-/// started: rather back on PostgreSQL without need than back on SQLite without somebody's work.
+/// started: rather look for users' work without need than lose it.
 #[must_use]
 pub fn traffic_was_routed(cx: &Context) -> bool {
     let invocation = cx.invocation();
-    let said = serde_json::to_value(invocation).ok().and_then(|value| value.get("routed")?.as_bool());
-    said.unwrap_or_else(|| invocation.facts.contains_key(Target::KEY))
+    invocation.routed.unwrap_or_else(|| invocation.facts.contains_key(Target::KEY))
 }

@@ -1,0 +1,46 @@
+//! What a copied file costs on the wire: it does not depend on how fast the machine is.
+
+use super::{On, Scenario, local};
+use crate::ensure;
+use crate::lab::{Lab, Tried};
+use serde_json::Value;
+
+pub(super) const ALL: &[Scenario] = &[local(
+    "a copied file costs at most 5.4 calls on real NFS 4.2, and a pass that finds nothing changed none",
+    On::None,
+    On::One,
+    round_trips,
+)];
+
+/// Open, write, set its attributes, close; folders and links have a share in it.
+const CALLS_A_FILE: f64 = 5.4;
+/// Looking at the root and making the manifest's promise last.
+const CALLS_AGAIN: f64 = 60.0;
+
+const MEASURE: &str = include_str!("../guest/round-trips.sh");
+
+fn round_trips(lab: &Lab) -> Tried {
+    lab.machine.copy_to(&lab.artifacts.copier, "/root/lab/copier")?;
+    lab.machine.copy_to(&lab.artifacts.grow_tree, "/root/lab/grow-tree")?;
+    lab.machine.write_file("/root/lab/round-trips.sh", MEASURE)?;
+    let measured: Value = serde_json::from_str(&lab.must("bash /root/lab/round-trips.sh")?)?;
+    let number = |key: &str| measured.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let a_file = number("calls") / number("files");
+    println!(
+        "     {} calls for {} files ({} entries): {a_file:.2} a file; the second pass made {}",
+        number("calls"),
+        number("files"),
+        number("entries"),
+        number("again")
+    );
+    ensure!(number("files") > 1000.0, "too few files to say anything: {measured}");
+    ensure!(a_file <= CALLS_A_FILE, "{a_file:.2} calls a file, {CALLS_A_FILE} at most: {measured}");
+    ensure!(
+        number("again") <= CALLS_AGAIN,
+        "a pass that finds nothing changed made {} calls",
+        number("again")
+    );
+    let differences = lab.ask("cat /root/lab/round-trips.differences")?;
+    ensure!(differences.is_empty(), "rsync sees differences:\n{differences}\n{measured}");
+    Ok(())
+}
