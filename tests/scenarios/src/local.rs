@@ -19,9 +19,13 @@ const TWO: &str = include_str!("guest/two.sh");
 pub const GCFG: &str = "/etc/rstudio-connect/rstudio-connect.gcfg";
 /// The data directory on local disk.
 pub const OLD_DATA: &str = "/var/lib/connect-data";
-/// The control group of the daemon.
-pub const CGROUP: &str =
-    "/sys/fs/cgroup/system.slice/system-connect\\\\x2dmigrator.slice/connect-migrator@prod.service";
+/// A step that compares old and new, at the one moment at which nobody writes to either: the last pass has ended, the new server has
+/// not begun.
+pub const COMPARES: &str =
+    "\n[[step]]\nid = \"compare\"\nuses = \"systemd/start\"\nwith = { unit = \"lab-compare.service\" }\n";
+/// What it starts.
+const COMPARE_UNIT: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\nTimeoutStartSec=300\n\
+     ExecStart=/bin/bash /root/lab/compare.sh\nStandardOutput=truncate:/root/lab/compared\nStandardError=inherit\n";
 
 /// The machine with that lab, our package installed; made once, then kept below `target/rig`.
 ///
@@ -121,22 +125,13 @@ impl Lab {
         Ok(())
     }
 
-    /// Compares old and new at the one moment at which nobody writes to either: when the last pass has ended and the new server has
-    /// not begun. Everything stands still meanwhile.
+    /// Makes the unit that [`COMPARES`] starts.
     ///
     /// # Errors
-    /// When that cannot be arranged.
-    pub fn compare_in_the_window(&self) -> Tried {
-        // The watchdog would take the standstill for a hang.
-        self.must(
-            "mkdir -p /run/systemd/system/connect-migrator@.service.d
-             printf '[Service]\\nWatchdogSec=10min\\n' >/run/systemd/system/connect-migrator@.service.d/compare.conf
-             systemctl daemon-reload",
-        )?;
-        self.must(&format!(
-            "systemd-run --quiet --collect --unit=lab-compare bash -c '/root/lab/state-watcher --within 900 await verify storage &&
-             echo 1 >{CGROUP}/cgroup.freeze && bash /root/lab/compare.sh >/root/lab/compared 2>&1; echo 0 >{CGROUP}/cgroup.freeze'"
-        ))?;
+    /// When that cannot be done.
+    pub fn can_compare(&self) -> Tried {
+        self.machine.write_file("/run/systemd/system/lab-compare.service", COMPARE_UNIT)?;
+        self.must("systemctl daemon-reload")?;
         Ok(())
     }
 
@@ -145,7 +140,6 @@ impl Lab {
     /// # Errors
     /// With the differences.
     pub fn compared_equal(&self) -> Tried<String> {
-        self.must("while systemctl is-active -q lab-compare; do sleep 0.1; done")?;
         let compared = self.ask("cat /root/lab/compared")?;
         let one_line = compared.lines().count() == 1 && compared.starts_with("compared ");
         ensure!(one_line, "old and new are not equal:\n{compared}");

@@ -12,6 +12,8 @@ pub struct Runbook {
     pub head: String,
     /// Steps before the stop.
     pub before_stop: String,
+    /// Steps between the stop and the container.
+    pub after_stop: String,
     /// The image.
     pub image: String,
     /// More settings of the container step, each beginning with a comma.
@@ -34,6 +36,7 @@ impl Default for Runbook {
         Runbook {
             head: String::new(),
             before_stop: String::new(),
+            after_stop: String::new(),
             image: format!("{REPOSITORY}:{CONNECT_VERSION}-ubuntu-24.04-std"),
             container: String::new(),
             after_container: String::new(),
@@ -71,6 +74,7 @@ impl Runbook {
         let Runbook {
             head,
             before_stop,
+            after_stop,
             image,
             container,
             after_container,
@@ -93,7 +97,7 @@ api-key = {{ credential = "{key}" }}
 [[step]]
 id = "stop"
 uses = "systemd/stop"
-
+{after_stop}
 [[step]]
 id = "container"
 uses = "docker"

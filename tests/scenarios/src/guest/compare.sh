@@ -9,28 +9,24 @@ new=/mnt/connect
 # What steps keep there for themselves.
 ours=(--exclude=/.connect-prod-data --exclude=/.connect-migrator-prod --exclude=/lost+found)
 began=$(date +%s%N)
-for pair in "$old/ $new/" "$new/ $old/"; do
-	# The times of the root folder itself: those who keep something there changed them.
-	rsync -aHAXn --numeric-ids --checksum --delete --itemize-changes "${ours[@]}" $pair | grep -v '^\.d\.\.t\.\.\.\.\.\. \./$' || true
-done
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# The times of the root folder itself: those who keep something there changed them.
+rsync -aHAXn --numeric-ids --checksum --delete --itemize-changes "${ours[@]}" $old/ $new/ | grep -v '^\.d\.\.t\.\.\.\.\.\. \./$' || true
 listing() {
 	(cd "$1" && find . -mindepth 1 \( -path ./.connect-prod-data -o -path ./.connect-migrator-prod -o -path ./lost+found \) -prune -o \
 		\( -type d -printf '%P %y %m %U %G %T@\n' -o -printf '%P %y %m %U %G %T@ %s %l\n' \) | sort)
 }
-diff <(listing $old) <(listing $new) || true
-entries=$(listing $old | wc -l)
-rows=0
-# The heartbeats of the stand-in are those of a running copy, and are not carried.
-compare() {
-	local table here there
-	for table in $(sqlite3 -readonly "$1" "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' and name != 'live_instances'"); do
-		here=$(sqlite3 -readonly "$1" "select count(*) from $table")
-		there=$(cd / && runuser -u postgres -- psql -qAtc "select count(*) from $table" connect)
-		[ "$here" = "$there" ] || echo "table $table has $here rows in SQLite, $there in PostgreSQL"
-		rows=$((rows + here))
-		tables=$((${tables:-0} + 1))
-	done
-}
-compare $old/db/connect.db
-compare $old/db/instrumentation.db
-printf 'compared %d entries, %d tables with %d rows, in %d ms\n' "$entries" "$tables" "$rows" $((($(date +%s%N) - began) / 1000000))
+listing $old >"$work/old"
+diff "$work/old" <(listing $new) || true
+# One statement that counts the rows of every table. The heartbeats of the stand-in are those of a running copy, and are not carried.
+statement="select group_concat('select ''' || name || ''', count(*) from ' || name, ' union all ') from sqlite_master
+	where type = 'table' and name not like 'sqlite_%' and name != 'live_instances'"
+for file in $old/db/connect.db $old/db/instrumentation.db; do
+	count=$(sqlite3 -readonly $file "$statement")
+	sqlite3 -readonly $file "$count" | sort >>"$work/here"
+	(cd / && runuser -u postgres -- psql -qAtc "$count" connect) | sort >>"$work/there"
+done
+diff "$work/here" "$work/there" || true
+printf 'compared %d entries, %d tables with %d rows, in %d ms\n' "$(wc -l <"$work/old")" "$(wc -l <"$work/here")" \
+	"$(awk -F '|' '{ sum += $2 } END { print sum }' "$work/here")" $((($(date +%s%N) - began) / 1000000))

@@ -3,10 +3,10 @@
 while [ ! -e /root/lab/two-enough ]; do
 	count=0
 	for exe in /proc/[0-9]*/comm; do
-		read -r name <"$exe" 2>/dev/null || continue
+		read -r name 2>/dev/null <"$exe" || continue
 		[ "$name" = connect ] || continue
 		# What has ended and waits for its parent to look is not alive; asked for its version it serves nobody.
-		read -r _ _ state _ <"${exe%comm}stat" 2>/dev/null || continue
+		read -r _ _ state _ 2>/dev/null <"${exe%comm}stat" || continue
 		[ "$state" != Z ] || continue
 		! grep -qa -e --version "${exe%comm}cmdline" 2>/dev/null || continue
 		count=$((count + 1))

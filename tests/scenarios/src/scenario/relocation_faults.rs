@@ -3,7 +3,7 @@
 use super::{On, Scenario, local};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried, standing};
-use crate::local::{GCFG, OLD_DATA, Relocation};
+use crate::local::{COMPARES, GCFG, OLD_DATA, Relocation};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
@@ -49,11 +49,11 @@ fn in_the_first_copy(lab: &Lab, rest: Runbook) -> Tried {
 
 fn killed_and_starved(lab: &Lab) -> Tried {
     lab.watch_for_two()?;
-    lab.compare_in_the_window()?;
+    lab.can_compare()?;
     // As content does that runs: it writes what it likes, until it is stopped.
     lab.machine.write_file("/root/lab/writer.sh", WRITER)?;
     lab.must("systemd-run --quiet --collect --unit=lab-writer bash /root/lab/writer.sh")?;
-    in_the_first_copy(lab, Runbook::default())?;
+    in_the_first_copy(lab, Runbook { after_stop: COMPARES.into(), ..Runbook::default() })?;
 
     // The server goes away in the midst: told, not a hang.
     lab.must("systemctl stop nfs-server")?;

@@ -3,7 +3,7 @@
 use super::{On, Scenario, local};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
-use crate::local::{Relocation, window};
+use crate::local::{COMPARES, Relocation, window};
 
 pub(super) const ALL: &[Scenario] = &[local(
     "SQLite and local disk to a container on PostgreSQL and NFS in one window: all of it is there, and equal",
@@ -13,11 +13,12 @@ pub(super) const ALL: &[Scenario] = &[local(
 )];
 
 fn one_window(lab: &Lab) -> Tried {
-    lab.write_runbook(&Relocation::default().runbook(Runbook::default()).text())?;
+    lab.can_compare()?;
+    let rest = Runbook { after_stop: COMPARES.into(), ..Runbook::default() };
+    lab.write_runbook(&Relocation::default().runbook(rest).text())?;
     let check = lab.machine.run("connect-migrator check prod")?;
     ensure!(check.success(), "check answers {}:\n{}{}", check.status, check.stdout, check.stderr);
     lab.watch_for_two()?;
-    lab.compare_in_the_window()?;
     ensure!(lab.start_migration()?, "it did not start");
     let status = lab.wait_standing("committed")?;
     let compared = lab.compared_equal()?;
