@@ -90,6 +90,7 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Faile
         Arc::new(WallClock),
     )
     .map_err(|error| unusable(&error))?;
+    teller.recovered(&engine.view());
     if let Some(started) = begins {
         engine.start(&started).map_err(|error| unusable(&error))?;
     }
@@ -132,7 +133,7 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
             None
         }
     };
-    if let Err(error) = park_on_signals(send) {
+    if let Err(error) = park_on_signals(instance.name(), send) {
         teller
             .failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
     }
@@ -155,7 +156,8 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
 }
 
 /// `systemctl stop` parks the run; so does Ctrl-C in the foreground.
-fn park_on_signals(commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
+fn park_on_signals(instance: &str, commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
+    let instance = instance.to_owned();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -169,7 +171,8 @@ fn park_on_signals(commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<
                 return;
             }
             if let Ok(Ok(text)) = answer.await {
-                journal::say(journal::Priority::Notice, &format!("asked to stop: {text}"));
+                let told = format!("asked to stop: {text}");
+                journal::say(&instance, journal::ids::ASKED_TO_STOP, journal::Priority::Notice, &told);
             }
         }
     });
