@@ -6,7 +6,7 @@ mod recover;
 mod secrets;
 
 pub use caller::HostCaller;
-pub use observer::{Shown, Teller};
+pub use observer::{News, Shown, Teller};
 pub use secrets::StoredSecrets;
 
 use crate::bus::Bus;
@@ -16,6 +16,7 @@ use crate::host::ChildLauncher;
 use crate::instance::Instance;
 use crate::report::Report;
 use crate::state::{End, InstanceLock, LockError, SqliteStore, Store, View};
+use crate::systemd::units::BusAddress;
 use crate::systemd::{journal, notify::Notify};
 use connect_migrator_sdk::Op;
 use jiff::Timestamp;
@@ -124,7 +125,7 @@ fn exit_of(end: &End) -> Exit {
 
 async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Exit {
     let (send, mut commands) = mpsc::channel(COMMAND_QUEUE);
-    let bus = match Bus::serve(instance, send.clone(), Arc::clone(teller)).await {
+    let bus = match Bus::serve(BusAddress::System, instance, send.clone(), Arc::clone(teller)).await {
         Ok(bus) => Some(bus),
         Err(error) => {
             teller.failed(&format!(
@@ -143,7 +144,9 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
     }
     let result = engine.run(&mut commands).await;
     wrap_up(instance, &engine.view(), teller).await;
-    drop(bus);
+    if let Some(bus) = bus {
+        bus.close().await;
+    }
     match result {
         Ok(Finish::Closed(end)) => exit_of(&end),
         Ok(Finish::Parked) => Exit::Done,

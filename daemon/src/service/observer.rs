@@ -1,18 +1,23 @@
 //! Tells the journal, systemd and the bus what happens.
 
-use crate::engine::{Note, Observer, StepFindings, findings, windows};
-use crate::state::{CallResult, Decision, End, Event, Outline, View};
+use crate::engine::{Note, Observer, Span, StepFindings, findings, windows};
+use crate::report::{Standing, may};
+use crate::state::{CallResult, Decision, End, Event, MayDo, Outline, View};
 use crate::systemd::journal::{Entry, MessageId, Priority, ids};
 use crate::systemd::notify::Notify;
 use connect_migrator_sdk::{LogLevel, Op, Progress, Severity};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::broadcast;
 
 /// How often progress may change the status line.
 const STATUS_EVERY_MILLIS: u64 = 500;
 /// How long systemd is asked to wait, again and again, while a call that must not be cut off is under way.
 const EXTEND_TIMEOUT_SECS: u64 = 60;
+
+/// How many events may wait for the bus; older ones are dropped, since the journal has them all.
+const NEWS_QUEUE: usize = 256;
 
 /// What is shown of the run at this moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +30,39 @@ pub struct Shown {
     pub step: String,
     /// One line.
     pub status: String,
+    /// Where the migration stands; empty before it has begun.
+    pub standing: String,
+    /// What an operator may do now.
+    pub may: Vec<MayDo>,
+    /// The last time in which users were not served.
+    pub window: Option<Span>,
+    /// How far the step has come, if it said so.
+    pub progress: Option<Progress>,
+}
+
+impl Shown {
+    fn take(&mut self, view: &View) {
+        self.migration = view.migration().into();
+        self.phase = view.phase().name().into();
+        if view.started.is_some() {
+            self.standing = Standing::of(view).name().into();
+            self.may = may(view);
+            self.window = windows(view).last().copied();
+        }
+    }
+}
+
+/// An event as the bus tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// What kind of event it is.
+    pub id: MessageId,
+    /// The step's id, if it is of one.
+    pub step: String,
+    /// The phase.
+    pub phase: String,
+    /// One line.
+    pub text: String,
 }
 
 /// The engine's observer.
@@ -39,6 +77,7 @@ pub struct Teller {
     ready: AtomicBool,
     /// Whether users are not served, as far as it was told.
     window_is_open: AtomicBool,
+    news: broadcast::Sender<News>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,15 +97,20 @@ impl Teller {
             stopping: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             window_is_open: AtomicBool::new(false),
+            news: broadcast::Sender::new(NEWS_QUEUE),
         }
     }
 
     /// What was durable when the daemon started: only what comes after it is news.
     pub fn recovered(&self, view: &View) {
         self.window_is_open.store(is_open(view), Ordering::Relaxed);
-        let mut shown = held(&self.shown);
-        shown.migration = view.migration().into();
-        shown.phase = view.phase().name().into();
+        held(&self.shown).take(view);
+    }
+
+    /// The events from now on.
+    #[must_use]
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// What is shown now.
@@ -123,16 +167,15 @@ impl Teller {
     fn status(&self, step: &str, status: String) {
         self.notify.status(&status);
         let mut shown = held(&self.shown);
-        shown.step = step.into();
+        if shown.step != step {
+            shown.step = step.into();
+            shown.progress = None;
+        }
         shown.status = status;
     }
 
     fn event(&self, event: &Event, view: &View, phase: &str) {
-        {
-            let mut shown = held(&self.shown);
-            shown.migration = view.migration().into();
-            shown.phase = phase.into();
-        }
+        held(&self.shown).take(view);
         // So that `systemctl start` fails, visibly, when a check finds a blocker.
         if matches!(event, Event::Intent { op, .. } if *op != Op::Check) {
             self.ready();
@@ -166,6 +209,13 @@ impl Teller {
             Some(uses.split('/').next().unwrap_or(uses).to_owned())
         });
         if let Some(message) = &message {
+            // Nobody may listen.
+            let _ = self.news.send(News {
+                id,
+                step: step.clone().unwrap_or_default(),
+                phase: phase.into(),
+                text: message.lines().next().unwrap_or_default().into(),
+            });
             self.say(Some(id), priority, step.as_deref(), plugin.as_deref(), message);
         }
         if let Some(status) = status.or(message) {
@@ -374,5 +424,6 @@ impl Teller {
         };
         let phase = self.shown().phase;
         self.status(step, format!("{phase}: step `{step}`: {}{}", progress.doing, far.trim_end()));
+        held(&self.shown).progress = Some(progress.clone());
     }
 }
