@@ -1,26 +1,38 @@
 //! Our own D-Bus interface: a name and an object for each instance.
 //!
-//! Only root may call the methods (`packaging/dbus`); `connect-migrator rollback` and `commit` do.
+//! The bus lets everybody look and call (`packaging/dbus`); before a method does anything, polkit is asked (`packaging/polkit`).
+//! The properties and signals say no more than `systemctl status` does.
+
+mod authority;
+mod broadcast;
+mod migration;
+
+pub use authority::Action;
 
 use crate::engine::{Command, Reply};
 use crate::instance::Instance;
-use crate::service::Teller;
+use crate::service::{Shown, Teller};
+use crate::systemd::units::BusAddress;
+use migration::Migration;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 use zbus::fdo;
 
 /// The prefix of every instance's name.
 pub const NAME_PREFIX: &str = "org.connect_migrator";
 /// The object at every name.
 pub const PATH: &str = "/org/connect_migrator/migration";
-/// How long a command waits for the engine to take it.
-const COMMAND_TIMEOUT_SECS: u64 = 30;
+/// The interface of the object.
+pub const INTERFACE: &str = "org.connect_migrator.Migration1";
+/// How long the last signals may take.
+const FAREWELL_TIMEOUT_MILLIS: u64 = 500;
 
 /// The bus name of an instance: `org.connect_migrator.prod`.
 #[must_use]
 pub fn name_of(instance: &Instance) -> String {
-    let name = instance.name().replace('-', "_");
+    let name = instance.name();
     let first_is_digit = name.chars().next().is_some_and(|first| first.is_ascii_digit());
     format!("{NAME_PREFIX}.{}{name}", if first_is_digit { "_" } else { "" })
 }
@@ -36,7 +48,9 @@ pub struct BusError {
 /// The name is held for as long as this lives.
 #[derive(Debug)]
 pub struct Bus {
-    _connection: zbus::Connection,
+    connection: zbus::Connection,
+    teller: Arc<Teller>,
+    signals: JoinHandle<()>,
 }
 
 impl Bus {
@@ -45,92 +59,44 @@ impl Bus {
     /// # Errors
     /// When there is no bus, or its policy does not let us.
     pub async fn serve(
+        address: BusAddress,
         instance: &Instance,
         commands: mpsc::Sender<(Command, Reply)>,
         teller: Arc<Teller>,
     ) -> Result<Self, BusError> {
         let name = name_of(instance);
+        let object = Migration {
+            commands,
+            teller: Arc::clone(&teller),
+            instance: instance.clone(),
+            checking: Mutex::new(()),
+        };
         let served = async {
-            zbus::connection::Builder::system()
-                .serve_at(PATH, Migration { commands, teller, instance: instance.name().into() })
-                .name(name.as_str())
-                .build()
-                .await
+            let builder = match &address {
+                BusAddress::System => zbus::connection::Builder::system(),
+                BusAddress::At(address) => zbus::connection::Builder::address(address.as_str()),
+            };
+            builder.serve_at(PATH, object).name(name.as_str()).build().await
         };
-        match served.await {
-            Ok(connection) => Ok(Bus { _connection: connection }),
-            Err(why) => Err(BusError { name, why }),
-        }
+        let connection = served.await.map_err(|why| BusError { name, why })?;
+        let signals = tokio::spawn(broadcast::broadcast(connection.clone(), Arc::clone(&teller)));
+        Ok(Bus { connection, teller, signals })
     }
-}
 
-struct Migration {
-    commands: mpsc::Sender<(Command, Reply)>,
-    teller: Arc<Teller>,
-    instance: String,
-}
-
-impl Migration {
-    async fn ask(&self, command: Command) -> fdo::Result<String> {
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
-            self.commands.send((command, reply)).await.map_err(|_| "the run has just ended".to_owned())?;
-            answer.await.map_err(|_| "the run has just ended".to_owned())?
+    /// Tells the end, and gives the name back.
+    pub async fn close(self) {
+        let told = async {
+            let _ = broadcast::tell_what_changed(&self.connection, &self.teller, &mut Shown::default()).await;
+            let _ = self.connection.clone().graceful_shutdown().await;
         };
-        match tokio::time::timeout(Duration::from_secs(COMMAND_TIMEOUT_SECS), asked).await {
-            Ok(answer) => answer.map_err(fdo::Error::Failed),
-            Err(_) => Err(fdo::Error::TimedOut(
-                "the engine did not take the command in time; see the journal".into(),
-            )),
-        }
+        // Whoever waits for the name to go must not wait for long.
+        let _ = tokio::time::timeout(Duration::from_millis(FAREWELL_TIMEOUT_MILLIS), told).await;
     }
 }
 
-#[zbus::interface(name = "org.connect_migrator.Migration1")]
-impl Migration {
-    /// Takes the way back. Answers what will happen.
-    async fn rollback(&self) -> fdo::Result<String> {
-        self.ask(Command::Rollback).await
-    }
-
-    /// Ends the soak. Answers what will happen.
-    async fn commit(&self) -> fdo::Result<String> {
-        self.ask(Command::Commit).await
-    }
-
-    /// Stops at the next safe point. Answers when that is.
-    async fn park(&self) -> fdo::Result<String> {
-        self.ask(Command::Park).await
-    }
-
-    /// The name after the `@`.
-    #[zbus(property)]
-    async fn instance(&self) -> String {
-        self.instance.clone()
-    }
-
-    /// The migration's id.
-    #[zbus(property(emits_changed_signal = "false"))]
-    async fn migration_id(&self) -> String {
-        self.teller.shown().migration
-    }
-
-    /// The phase.
-    #[zbus(property(emits_changed_signal = "false"))]
-    async fn phase(&self) -> String {
-        self.teller.shown().phase
-    }
-
-    /// The step that is being called.
-    #[zbus(property(emits_changed_signal = "false"))]
-    async fn step(&self) -> String {
-        self.teller.shown().step
-    }
-
-    /// One line on what is being done.
-    #[zbus(property(emits_changed_signal = "false"))]
-    async fn status(&self) -> String {
-        self.teller.shown().status
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.signals.abort();
     }
 }
 
@@ -147,9 +113,7 @@ pub async fn ask(instance: &Instance, method: &str) -> Result<Option<String>, St
     if !known.name_has_owner(bus_name).await.map_err(|error| lost(error.into()))? {
         return Ok(None);
     }
-    let called = connection
-        .call_method(Some(name.as_str()), PATH, Some("org.connect_migrator.Migration1"), method, &())
-        .await;
+    let called = connection.call_method(Some(name.as_str()), PATH, Some(INTERFACE), method, &()).await;
     match called {
         Ok(reply) => Ok(Some(reply.body().deserialize::<String>().map_err(lost)?)),
         Err(zbus::Error::MethodError(_, Some(why), _)) => Err(why),
@@ -166,7 +130,8 @@ mod tests {
         for (instance, name) in [
             ("prod", "org.connect_migrator.prod"),
             ("2nd", "org.connect_migrator._2nd"),
-            ("eu-west", "org.connect_migrator.eu_west"),
+            ("eu_west", "org.connect_migrator.eu_west"),
+            ("eu-west", "org.connect_migrator.eu-west"),
         ] {
             let found = name_of(&Instance::named(instance).unwrap());
             assert_eq!(found, name);

@@ -66,6 +66,34 @@ pub enum Standing {
     Blocked,
 }
 
+impl Standing {
+    /// Where the migration of this view stands.
+    #[must_use]
+    pub fn of(view: &View) -> Self {
+        match (&view.closed, &view.stop) {
+            (Some((_, End::Committed)), _) => Standing::Committed,
+            (Some((_, End::RolledBack { .. })), _) => Standing::RolledBack,
+            (Some((_, End::Blocked)), _) => Standing::Blocked,
+            (None, Some(_)) => Standing::Waiting,
+            (None, None) if view.parked => Standing::Parked,
+            (None, None) => Standing::Running,
+        }
+    }
+
+    /// As it stands in JSON and on the bus.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Standing::Running => "running",
+            Standing::Parked => "parked",
+            Standing::Waiting => "waiting",
+            Standing::Committed => "committed",
+            Standing::RolledBack => "rolled-back",
+            Standing::Blocked => "blocked",
+        }
+    }
+}
+
 /// A time in which users were not served.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Window {
@@ -134,14 +162,6 @@ impl Report {
         let Event::Started { migration, instance, runbook_digest, outline, .. } = &record.event else {
             return None;
         };
-        let standing = match (&view.closed, &view.stop) {
-            (Some((_, End::Committed)), _) => Standing::Committed,
-            (Some((_, End::RolledBack { .. })), _) => Standing::RolledBack,
-            (Some((_, End::Blocked)), _) => Standing::Blocked,
-            (None, Some(_)) => Standing::Waiting,
-            (None, None) if view.parked => Standing::Parked,
-            (None, None) => Standing::Running,
-        };
         let until = view.closed.as_ref().map_or(now, |(at, _)| *at);
         let steps = outline.steps.iter().map(|step| StepReport {
             id: step.id.clone(),
@@ -152,7 +172,7 @@ impl Report {
         Some(Report {
             instance: instance.clone(),
             migration: migration.clone(),
-            standing,
+            standing: Standing::of(view),
             phase: view.phase(),
             started: record.at,
             ended: view.closed.as_ref().map(|(at, _)| *at),
@@ -196,7 +216,9 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
-fn may(view: &View) -> Vec<MayDo> {
+/// What an operator may do now.
+#[must_use]
+pub fn may(view: &View) -> Vec<MayDo> {
     if view.closed.is_some() {
         return Vec::new();
     }

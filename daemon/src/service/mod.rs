@@ -6,7 +6,7 @@ mod recover;
 mod secrets;
 
 pub use caller::HostCaller;
-pub use observer::{Shown, Teller};
+pub use observer::{News, Shown, Teller};
 pub use secrets::StoredSecrets;
 
 use crate::bus::Bus;
@@ -16,6 +16,7 @@ use crate::host::ChildLauncher;
 use crate::instance::Instance;
 use crate::report::Report;
 use crate::state::{End, InstanceLock, LockError, SqliteStore, Store, View};
+use crate::systemd::units::BusAddress;
 use crate::systemd::{journal, notify::Notify};
 use connect_migrator_sdk::Op;
 use jiff::Timestamp;
@@ -90,6 +91,7 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Faile
         Arc::new(WallClock),
     )
     .map_err(|error| unusable(&error))?;
+    teller.recovered(&engine.view());
     if let Some(started) = begins {
         engine.start(&started).map_err(|error| unusable(&error))?;
     }
@@ -123,7 +125,7 @@ fn exit_of(end: &End) -> Exit {
 
 async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Exit {
     let (send, mut commands) = mpsc::channel(COMMAND_QUEUE);
-    let bus = match Bus::serve(instance, send.clone(), Arc::clone(teller)).await {
+    let bus = match Bus::serve(BusAddress::System, instance, send.clone(), Arc::clone(teller)).await {
         Ok(bus) => Some(bus),
         Err(error) => {
             teller.failed(&format!(
@@ -132,7 +134,7 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
             None
         }
     };
-    if let Err(error) = park_on_signals(send) {
+    if let Err(error) = park_on_signals(instance.name(), send) {
         teller
             .failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
     }
@@ -142,7 +144,9 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
     }
     let result = engine.run(&mut commands).await;
     wrap_up(instance, &engine.view(), teller).await;
-    drop(bus);
+    if let Some(bus) = bus {
+        bus.close().await;
+    }
     match result {
         Ok(Finish::Closed(end)) => exit_of(&end),
         Ok(Finish::Parked) => Exit::Done,
@@ -155,7 +159,8 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
 }
 
 /// `systemctl stop` parks the run; so does Ctrl-C in the foreground.
-fn park_on_signals(commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
+fn park_on_signals(instance: &str, commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
+    let instance = instance.to_owned();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -169,7 +174,8 @@ fn park_on_signals(commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<
                 return;
             }
             if let Ok(Ok(text)) = answer.await {
-                journal::say(journal::Priority::Notice, &format!("asked to stop: {text}"));
+                let told = format!("asked to stop: {text}");
+                journal::say(&instance, journal::ids::ASKED_TO_STOP, journal::Priority::Notice, &told);
             }
         }
     });

@@ -128,6 +128,8 @@ pub(super) async fn arm(instance: &Instance, on: bool) {
     if let Err(error) = result.await {
         let what = if on { "enable" } else { "disable" };
         journal::say(
+            instance.name(),
+            journal::ids::AROUND_FAILED,
             journal::Priority::Warning,
             &format!("could not {what} {unit} for the time of the migration: {error}"),
         );
@@ -145,6 +147,11 @@ pub(super) fn tidy(instance: &Instance, view: &View) {
     if let Err(error) = std::fs::remove_dir_all(&dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        journal::say(journal::Priority::Warning, &format!("could not remove {}: {error}", dir.display()));
+        journal::say(
+            instance.name(),
+            journal::ids::AROUND_FAILED,
+            journal::Priority::Warning,
+            &format!("could not remove {}: {error}", dir.display()),
+        );
     }
 }

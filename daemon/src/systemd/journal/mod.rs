@@ -12,6 +12,7 @@
 //! Beside them only `MESSAGE`, `PRIORITY` and `SYSLOG_IDENTIFIER` are sent: no text of a plugin can name a field. Without a
 //! journal, entries go to standard error with the prefixes of `sd-daemon(3)` (`<3>`), or plainly when a person looks on.
 
+pub mod catalog;
 pub mod ids;
 mod sink;
 mod tracing_layer;
@@ -93,9 +94,9 @@ fn sink() -> &'static Sink {
     SINK.get_or_init(Sink::person)
 }
 
-/// Writes an entry that belongs to no migration.
-pub fn say(priority: Priority, message: &str) {
-    Entry { priority, message, ..Entry::default() }.send();
+/// Writes an entry that belongs to an instance but to no moment of its run.
+pub fn say(instance: &str, message_id: MessageId, priority: Priority, message: &str) {
+    Entry { priority, message, instance, message_id: Some(message_id), ..Entry::default() }.send();
 }
 
 /// One entry. Fields that are empty are not sent.

@@ -1,0 +1,283 @@
+//! The object of an instance.
+
+use super::INTERFACE;
+use super::authority::{Action, authorize};
+use crate::engine::{Command, Reply};
+use crate::instance::Instance;
+use crate::report::Report;
+use crate::service::{Shown, Teller};
+use crate::state::{MayDo, SqliteStore, Store, View};
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, Variant, fdo};
+
+/// How long a command waits for the engine to take it.
+const COMMAND_TIMEOUT_SECS: u64 = 30;
+/// How long a check may take in all.
+const CHECK_TIMEOUT_SECS: u64 = 900;
+/// The longest answer of a check: the bus itself ends at 128 MiB.
+const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+pub(super) struct Migration {
+    pub(super) commands: mpsc::Sender<(Command, Reply)>,
+    pub(super) teller: Arc<Teller>,
+    pub(super) instance: Instance,
+    /// Held while a check runs: one at a time.
+    pub(super) checking: Mutex<()>,
+}
+
+impl Migration {
+    async fn ask(&self, command: Command) -> fdo::Result<String> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.commands.send((command, reply)).await.map_err(|_| "the run has just ended".to_owned())?;
+            answer.await.map_err(|_| "the run has just ended".to_owned())?
+        };
+        match tokio::time::timeout(Duration::from_secs(COMMAND_TIMEOUT_SECS), asked).await {
+            Ok(answer) => answer.map_err(fdo::Error::Failed),
+            Err(_) => Err(fdo::Error::TimedOut(
+                "the engine did not take the command in time; see the journal".into(),
+            )),
+        }
+    }
+
+    async fn allow(&self, connection: &Connection, header: &Header<'_>, action: Action) -> fdo::Result<()> {
+        authorize(connection, header, action, self.instance.name()).await
+    }
+}
+
+#[zbus::interface(name = "org.connect_migrator.Migration1")]
+impl Migration {
+    /// Takes the way back. Answers what will happen. Needs `org.connect-migrator.rollback`.
+    #[zbus(out_args("answer"))]
+    async fn rollback(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Rollback).await?;
+        self.ask(Command::Rollback).await
+    }
+
+    /// Ends the soak. Answers what will happen. Needs `org.connect-migrator.commit`.
+    #[zbus(out_args("answer"))]
+    async fn commit(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Commit).await?;
+        self.ask(Command::Commit).await
+    }
+
+    /// Stops at the next safe point. Answers when that is. Needs `org.connect-migrator.run`.
+    #[zbus(out_args("answer"))]
+    async fn park(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Run).await?;
+        self.ask(Command::Park).await
+    }
+
+    /// Looks at every prerequisite, as `connect-migrator check --json` does, and answers the same. Needs
+    /// `org.connect-migrator.check`.
+    #[zbus(out_args("findings"))]
+    async fn check(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Check).await?;
+        let Ok(_held) = self.checking.try_lock() else {
+            return Err(fdo::Error::LimitsExceeded("a check is already at work; wait for its end".into()));
+        };
+        // A process of its own: what a check holds in memory, or hangs on, is not the daemon's.
+        let mut check = tokio::process::Command::new("/proc/self/exe");
+        check.args(["check", self.instance.name(), "--json"]);
+        check.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        match tokio::time::timeout(Duration::from_secs(CHECK_TIMEOUT_SECS), check.output()).await {
+            Err(_) => {
+                Err(fdo::Error::TimedOut(format!("the check did not end within {CHECK_TIMEOUT_SECS} s")))
+            }
+            Ok(Err(error)) => Err(fdo::Error::Failed(format!("could not start the check: {error}"))),
+            Ok(Ok(out)) if out.stdout.is_empty() || out.stdout.len() > MAX_ANSWER_BYTES => {
+                Err(fdo::Error::Failed(format!(
+                    "the check gave no answer that fits ({}, {} bytes); run `connect-migrator check {}`",
+                    out.status,
+                    out.stdout.len(),
+                    self.instance.name()
+                )))
+            }
+            Ok(Ok(out)) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
+        }
+    }
+
+    /// The whole migration as JSON, as `connect-migrator status --json` prints it. Needs `org.connect-migrator.view`.
+    #[zbus(out_args("report"))]
+    async fn report(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::View).await?;
+        let path = self.instance.state_path();
+        let read = move || {
+            let store = SqliteStore::read(&path).map_err(|error| error.to_string())?;
+            let records = match store {
+                Some(store) => store.load().map_err(|error| error.to_string())?,
+                None => Vec::new(),
+            };
+            let report = Report::of(&View::of(&records), Timestamp::now());
+            serde_json::to_string(&report).map_err(|error| error.to_string())
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| fdo::Error::Failed(format!("could not read the state: {error}")))?
+            .map_err(fdo::Error::Failed)
+    }
+
+    /// Something happened: what kind of event (as in the journal's `MESSAGE_ID`, and in words), in which step and phase, and
+    /// one line on it.
+    #[zbus(signal)]
+    pub(super) async fn event(
+        emitter: &SignalEmitter<'_>,
+        message_id: &str,
+        name: &str,
+        step: &str,
+        phase: &str,
+        text: &str,
+    ) -> zbus::Result<()>;
+
+    /// The name after the `@`.
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn instance(&self) -> String {
+        self.instance.name().into()
+    }
+
+    /// The daemon's version.
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").into()
+    }
+
+    /// The migration's id, a UUIDv7.
+    #[zbus(property)]
+    async fn migration_id(&self) -> String {
+        self.teller.shown().migration
+    }
+
+    /// `check`, `prepare`, `apply`, `verify`, `soak`, `commit` or `rollback`.
+    #[zbus(property)]
+    async fn phase(&self) -> String {
+        self.teller.shown().phase
+    }
+
+    /// The step that is being called; empty between calls.
+    #[zbus(property)]
+    async fn step(&self) -> String {
+        self.teller.shown().step
+    }
+
+    /// One line on what is being done.
+    #[zbus(property)]
+    async fn status(&self) -> String {
+        self.teller.shown().status
+    }
+
+    /// `running`, `parked`, `waiting`, `committed`, `rolled-back` or `blocked`.
+    #[zbus(property)]
+    async fn standing(&self) -> String {
+        self.teller.shown().standing
+    }
+
+    /// What an operator may do now: `resume`, `rollback`, `commit`.
+    #[zbus(property)]
+    async fn may_do(&self) -> Vec<String> {
+        may_do(&self.teller.shown())
+    }
+
+    /// How far the step has come: what it does, units done and in all (0: it did not say), and the unit.
+    #[zbus(property)]
+    async fn progress(&self) -> (String, u64, u64, String) {
+        progress(&self.teller.shown())
+    }
+
+    /// When users were last not served: from and to, in microseconds since 1970; 0: not yet.
+    #[zbus(property)]
+    async fn window(&self) -> (u64, u64) {
+        window(&self.teller.shown())
+    }
+
+    /// How long users were last not served, until now while it lasts.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn window_seconds(&self) -> f64 {
+        self.teller.shown().window.map_or(0.0, |span| span.seconds(Timestamp::now()))
+    }
+}
+
+fn may_do(shown: &Shown) -> Vec<String> {
+    let name = |may: &MayDo| match may {
+        MayDo::Resume => "resume",
+        MayDo::Rollback => "rollback",
+        MayDo::Commit => "commit",
+    };
+    shown.may.iter().map(|may| name(may).to_owned()).collect()
+}
+
+fn progress(shown: &Shown) -> (String, u64, u64, String) {
+    let Some(progress) = shown.progress.clone() else { return Default::default() };
+    let number = Option::unwrap_or_default;
+    (progress.doing, number(progress.done), number(progress.total), progress.unit.unwrap_or_default())
+}
+
+fn window(shown: &Shown) -> (u64, u64) {
+    let micros = |at: Timestamp| u64::try_from(at.as_microsecond()).unwrap_or_default();
+    shown.window.map_or((0, 0), |span| (micros(span.opened), span.closed.map_or(0, micros)))
+}
+
+/// What differs between two moments, by the names of the properties.
+pub(super) fn changes(before: &Shown, now: &Shown) -> HashMap<&'static str, Variant<'static>> {
+    let mut changed = HashMap::new();
+    let texts = [
+        ("MigrationId", &before.migration, &now.migration),
+        ("Phase", &before.phase, &now.phase),
+        ("Step", &before.step, &now.step),
+        ("Status", &before.status, &now.status),
+        ("Standing", &before.standing, &now.standing),
+    ];
+    for (name, before, now) in texts {
+        if before != now {
+            changed.insert(name, Variant::from(now.clone()));
+        }
+    }
+    if before.may != now.may {
+        changed.insert("MayDo", Variant::from(may_do(now)));
+    }
+    if before.progress != now.progress {
+        changed.insert("Progress", Variant::from(progress(now)));
+    }
+    if before.window != now.window {
+        changed.insert("Window", Variant::from(window(now)));
+    }
+    changed
+}
+
+/// Sends what changed, in one signal.
+pub(super) async fn tell_changes(
+    connection: &Connection,
+    changed: HashMap<&'static str, Variant<'static>>,
+) -> zbus::Result<()> {
+    let invalidated: [&str; 0] = [];
+    let body = (INTERFACE, changed, &invalidated[..]);
+    connection
+        .emit_signal(None::<&str>, super::PATH, "org.freedesktop.DBus.Properties", "PropertiesChanged", &body)
+        .await
+}
