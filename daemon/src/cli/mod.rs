@@ -4,6 +4,7 @@ mod check;
 mod control;
 mod exit;
 mod images;
+mod init;
 mod plan;
 mod status;
 mod survey;
@@ -37,6 +38,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look at this host and write the runbook that fits it, with what could not be found explained
+    Init {
+        /// The name of the new runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        #[command(flatten)]
+        arguments: init::InitArguments,
+    },
     /// Look at every prerequisite: pass, warning or blocker, with the remedy. Changes nothing
     Check {
         /// The name of the runbook in /etc/connect-migrator, without `.toml`
@@ -141,7 +149,8 @@ async fn dispatch(command: Command) -> Exit {
         Command::Images { bakery, image, available, json } => {
             return images::run(bakery, image.as_deref(), available, *json);
         }
-        Command::Check { instance, .. }
+        Command::Init { instance, .. }
+        | Command::Check { instance, .. }
         | Command::Plan { instance, .. }
         | Command::Status { instance, .. }
         | Command::Rollback { instance, .. }
@@ -153,6 +162,7 @@ async fn dispatch(command: Command) -> Exit {
         Err(error) => return Exit::Usage.because(&error),
     };
     match command {
+        Command::Init { arguments, .. } => init::run(&instance, &arguments).await,
         Command::Check { json, all, .. } => check::run(&instance, json, all).await,
         Command::Plan { json, .. } => plan::run(&instance, json).await,
         Command::Status { json, .. } => status::run(&instance, json),
