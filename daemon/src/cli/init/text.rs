@@ -244,15 +244,13 @@ impl Draft {
 
     fn credential(&mut self, seen: &Seen, name: &'static str, file: Option<&Path>) {
         if seen.stored.contains(&name) {
-            self.comment(&format!("It is stored already, in {CREDENTIALS_FOLDER}/{name}."));
+            self.comment(&format!("`{name}` is stored already, in {CREDENTIALS_FOLDER}."));
             return;
         }
         let from = file.map_or_else(|| "/dev/stdin".to_owned(), |file| shell(&file.display().to_string()));
         let command = format!("install -D -m 0600 {from} {CREDENTIALS_FOLDER}/{name}");
-        self.comment(match file {
-            Some(_) => "It is stored by this command:",
-            None => "It is stored by this command (paste it, Enter, Ctrl-D):",
-        });
+        let how = if file.is_some() { "" } else { " (paste it, Enter, Ctrl-D)" };
+        self.comment(&format!("`{name}` is stored by this command{how}:"));
         self.line(&format!("#   {command}"));
         self.credentials.push((name, command));
     }
