@@ -16,6 +16,8 @@ pub const NAME_PREFIX: &str = "org.connect_migrator";
 pub const PATH: &str = "/org/connect_migrator/migration";
 /// How long a command waits for the engine to take it.
 const COMMAND_TIMEOUT_SECS: u64 = 30;
+/// How long whoever only watches waits for an answer.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The bus name of an instance: `org.connect_migrator.prod`.
 #[must_use]
@@ -127,6 +129,13 @@ impl Migration {
         self.teller.shown().step
     }
 
+    /// How far the running call has come, as one JSON object; empty when it tells nothing.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn progress(&self) -> String {
+        let progress = self.teller.shown().progress;
+        progress.and_then(|live| serde_json::to_string(&live).ok()).unwrap_or_default()
+    }
+
     /// One line on what is being done.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn status(&self) -> String {
@@ -154,6 +163,39 @@ pub async fn ask(instance: &Instance, method: &str) -> Result<Option<String>, St
         Ok(reply) => Ok(Some(reply.body().deserialize::<String>().map_err(lost)?)),
         Err(zbus::Error::MethodError(_, Some(why), _)) => Err(why),
         Err(error) => Err(lost(error)),
+    }
+}
+
+/// Reads what a daemon tells, again and again, over one connection.
+#[derive(Debug)]
+pub struct Watcher {
+    connection: zbus::Connection,
+    name: String,
+}
+
+impl Watcher {
+    /// Of this instance; its daemon need not run.
+    ///
+    /// # Errors
+    /// When there is no bus.
+    pub async fn of(instance: &Instance) -> zbus::Result<Self> {
+        let connected = tokio::time::timeout(WATCH_TIMEOUT, zbus::Connection::system()).await;
+        let connection = connected.map_err(|_| zbus::Error::Failure("the bus does not answer".into()))??;
+        Ok(Watcher { connection, name: name_of(instance) })
+    }
+
+    /// The property `Progress`; `None` when no daemon runs, or none that may be asked.
+    pub async fn progress(&self) -> Option<String> {
+        let asked = self.connection.call_method(
+            Some(self.name.as_str()),
+            PATH,
+            Some("org.freedesktop.DBus.Properties"),
+            "Get",
+            &("org.connect_migrator.Migration1", "Progress"),
+        );
+        let reply = tokio::time::timeout(WATCH_TIMEOUT, asked).await.ok()?.ok()?;
+        let value: zbus::OwnedVariant = reply.body().deserialize().ok()?;
+        String::try_from(value).ok()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tells the journal, systemd and the bus what happens.
 
+use super::live::{Live, Row};
 use crate::engine::{Note, Observer, StepFindings, findings, windows};
 use crate::state::{CallResult, Decision, End, Event, Outline, View};
 use crate::systemd::journal::{Entry, Priority};
@@ -25,6 +26,8 @@ pub struct Shown {
     pub step: String,
     /// One line.
     pub status: String,
+    /// How far the running call has come, if it tells.
+    pub progress: Option<Live>,
 }
 
 /// The engine's observer.
@@ -35,6 +38,7 @@ pub struct Teller {
     shown: Mutex<Shown>,
     outline: Mutex<Outline>,
     progressed: Mutex<Option<Instant>>,
+    row: Mutex<Option<Row>>,
     stopping: AtomicBool,
     ready: AtomicBool,
 }
@@ -53,6 +57,7 @@ impl Teller {
             shown: Mutex::default(),
             outline: Mutex::default(),
             progressed: Mutex::default(),
+            row: Mutex::default(),
             stopping: AtomicBool::new(false),
             ready: AtomicBool::new(false),
         }
@@ -114,6 +119,10 @@ impl Teller {
             let mut shown = held(&self.shown);
             shown.migration = view.migration().into();
             shown.phase = phase.into();
+            // A call has begun or ended: what the one before told is over.
+            if matches!(event, Event::Intent { .. } | Event::Outcome { .. }) {
+                shown.progress = None;
+            }
         }
         // So that `systemctl start` fails, visibly, when a check finds a blocker.
         if matches!(event, Event::Intent { op, .. } if *op != Op::Check) {
@@ -296,6 +305,8 @@ impl Observer for Teller {
 
 impl Teller {
     fn progress(&self, step: &str, progress: &Progress) {
+        let live = Live::of(step, progress, &mut held(&self.row), Instant::now());
+        held(&self.shown).progress = Some(live);
         let mut last = held(&self.progressed);
         if last.is_some_and(|at| at.elapsed() < Duration::from_millis(STATUS_EVERY_MILLIS)) {
             return;
