@@ -8,6 +8,7 @@ mod images;
 mod init;
 mod plan;
 mod plugins;
+mod report;
 mod status;
 mod survey;
 mod tables;
@@ -15,6 +16,7 @@ mod window_estimate;
 
 pub use exit::Exit;
 pub use plan::StepPlan;
+pub use report::FullReport;
 pub use status::Status;
 
 use crate::instance::Instance;
@@ -80,6 +82,17 @@ enum Command {
         /// Print JSON; with --follow an object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Write the whole migration into one HTML file: timeline, findings, what was done, content with its logs
+    Report {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+        /// The file; `-` for standard output. Default: connect-migrator-INSTANCE.html in this folder
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<std::path::PathBuf>,
     },
     /// Stop at the next safe point: at once while users are served, else when they are served again
     Pause {
@@ -190,6 +203,7 @@ async fn dispatch(command: Command) -> Exit {
         | Command::Check { instance, .. }
         | Command::Plan { instance, .. }
         | Command::Status { instance, .. }
+        | Command::Report { instance, .. }
         | Command::Pause { instance }
         | Command::Resume { instance }
         | Command::Abort { instance, .. }
@@ -206,6 +220,7 @@ async fn dispatch(command: Command) -> Exit {
         Command::Check { json, all, .. } => check::run(&instance, json, all).await,
         Command::Plan { json, .. } => plan::run(&instance, json).await,
         Command::Status { json, follow, .. } => status::run(&instance, json, follow).await,
+        Command::Report { json, output, .. } => report::run(&instance, json, output.as_deref()),
         Command::Pause { .. } => control::pause(&instance).await,
         Command::Resume { .. } => control::resume(&instance).await,
         Command::Abort { yes, no_wait, .. } => control::abort(&instance, yes, !no_wait).await,

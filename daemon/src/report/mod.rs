@@ -1,7 +1,11 @@
 //! A migration told to people and programs, from its state alone.
 
+mod builds;
+mod html;
 mod text;
 
+pub use builds::{Build, REBUILD, builds};
+pub use html::html;
 pub use text::{may_lines, write_findings};
 
 use crate::engine::{Span, StepFindings, findings, windows};

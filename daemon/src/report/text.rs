@@ -73,7 +73,9 @@ impl Report {
         Ok(())
     }
 
-    fn headline(&self) -> String {
+    /// Where it stands, in one line.
+    #[must_use]
+    pub fn headline(&self) -> String {
         match self.standing {
             Standing::Running => format!("running, in {}", self.phase.name()),
             Standing::Parked => format!(
