@@ -5,7 +5,7 @@ use super::authority::{Action, authorize};
 use crate::engine::{Command, Reply};
 use crate::instance::Instance;
 use crate::report::Report;
-use crate::service::{Shown, Teller};
+use crate::service::{Live, Shown, Teller};
 use crate::state::{MayDo, SqliteStore, Store, View};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -204,9 +204,10 @@ impl Migration {
         may_do(&self.teller.shown())
     }
 
-    /// How far the step has come: what it does, units done and in all (0: it did not say), and the unit.
+    /// How far a step has come: its id, what it does, units done and in all, the unit, units a second and seconds left; 0 and an
+    /// empty text: it did not say.
     #[zbus(property)]
-    async fn progress(&self) -> (String, u64, u64, String) {
+    async fn progress(&self) -> Told {
         progress(&self.teller.shown())
     }
 
@@ -232,10 +233,36 @@ fn may_do(shown: &Shown) -> Vec<String> {
     shown.may.iter().map(|may| name(may).to_owned()).collect()
 }
 
-fn progress(shown: &Shown) -> (String, u64, u64, String) {
-    let Some(progress) = shown.progress.clone() else { return Default::default() };
-    let number = Option::unwrap_or_default;
-    (progress.doing, number(progress.done), number(progress.total), progress.unit.unwrap_or_default())
+/// Progress as the bus has it: step, doing, done, total, unit, a second, seconds left.
+pub(super) type Told = (String, String, u64, u64, String, f64, f64);
+
+fn progress(shown: &Shown) -> Told {
+    let Some(live) = shown.progress.clone() else { return Default::default() };
+    (
+        live.step,
+        live.doing,
+        live.done.unwrap_or_default(),
+        live.total.unwrap_or_default(),
+        live.unit.unwrap_or_default(),
+        live.per_second.unwrap_or_default(),
+        live.seconds_left.unwrap_or_default(),
+    )
+}
+
+/// The other way round: for those who watch.
+pub(super) fn live(told: Told) -> Option<Live> {
+    let (step, doing, done, total, unit, per_second, seconds_left) = told;
+    let said = |number: u64| Some(number).filter(|number| *number > 0);
+    let measured = |number: f64| Some(number).filter(|number| *number > 0.0);
+    (!doing.is_empty()).then(|| Live {
+        step,
+        doing,
+        done: said(done).or_else(|| said(total).map(|_| 0)),
+        total: said(total),
+        unit: Some(unit).filter(|unit| !unit.is_empty()),
+        per_second: measured(per_second),
+        seconds_left: measured(seconds_left),
+    })
 }
 
 fn window(shown: &Shown) -> (u64, u64) {

@@ -11,7 +11,7 @@ pub use authority::Action;
 
 use crate::engine::{Command, Reply};
 use crate::instance::Instance;
-use crate::service::{Shown, Teller};
+use crate::service::{Live, Shown, Teller};
 use crate::systemd::units::BusAddress;
 use migration::Migration;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub const PATH: &str = "/org/connect_migrator/migration";
 pub const INTERFACE: &str = "org.connect_migrator.Migration1";
 /// How long the last signals may take.
 const FAREWELL_TIMEOUT_MILLIS: u64 = 500;
+/// How long whoever only watches waits for an answer.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The bus name of an instance: `org.connect_migrator.prod`.
 #[must_use]
@@ -118,6 +120,39 @@ pub async fn ask(instance: &Instance, method: &str) -> Result<Option<String>, St
         Ok(reply) => Ok(Some(reply.body().deserialize::<String>().map_err(lost)?)),
         Err(zbus::Error::MethodError(_, Some(why), _)) => Err(why),
         Err(error) => Err(lost(error)),
+    }
+}
+
+/// Reads what a daemon tells, again and again, over one connection.
+#[derive(Debug)]
+pub struct Watcher {
+    connection: zbus::Connection,
+    name: String,
+}
+
+impl Watcher {
+    /// Of this instance; its daemon need not run.
+    ///
+    /// # Errors
+    /// When there is no bus.
+    pub async fn of(instance: &Instance) -> zbus::Result<Self> {
+        let connected = tokio::time::timeout(WATCH_TIMEOUT, zbus::Connection::system()).await;
+        let connection = connected.map_err(|_| zbus::Error::Failure("the bus does not answer".into()))??;
+        Ok(Watcher { connection, name: name_of(instance) })
+    }
+
+    /// The property `Progress`: `None` when no daemon runs, or none that may be asked; `Some(None)` when its step tells nothing.
+    pub async fn progress(&self) -> Option<Option<Live>> {
+        let asked = self.connection.call_method(
+            Some(self.name.as_str()),
+            PATH,
+            Some("org.freedesktop.DBus.Properties"),
+            "Get",
+            &(INTERFACE, "Progress"),
+        );
+        let reply = tokio::time::timeout(WATCH_TIMEOUT, asked).await.ok()?.ok()?;
+        let value: zbus::OwnedVariant = reply.body().deserialize().ok()?;
+        Some(migration::live(migration::Told::try_from(value).ok()?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `connect-migrator rollback` and `commit`: through the daemon if it runs, else by a decision that its next start carries out.
+//! `connect-migrator rollback`, `commit`, `pause`, `resume` and `abort`: through the daemon if it runs, else by a decision that its next start carries out.
 
 use super::{Exit, status};
 use crate::bus;
@@ -14,6 +14,81 @@ use std::time::Duration;
 const FOLLOW_EVERY_MILLIS: u64 = 200;
 /// How long the unit may take to start.
 const START_TIMEOUT_SECS: u64 = 90;
+
+/// Goes back before users work on the new server.
+pub(super) async fn abort(instance: &Instance, yes: bool, wait: bool) -> Exit {
+    match status::view(instance) {
+        Ok(Some(view)) if view.is_open() && view.soak_since.is_some() => Exit::Failed.because(&format!(
+            "users already work on the new server: there is nothing to abort any more; `connect-migrator rollback {0}` goes back \
+             to the host, `connect-migrator commit {0}` stays in the container",
+            instance.name()
+        )),
+        Ok(_) => rollback(instance, yes, wait).await,
+        Err(exit) => exit,
+    }
+}
+
+/// Parks the run at the next safe point.
+pub(super) async fn pause(instance: &Instance) -> Exit {
+    if let Err(exit) = open_view(instance) {
+        return exit;
+    }
+    match bus::ask(instance, "Park").await {
+        Ok(Some(answer)) => {
+            println!("{0}: {answer}; `connect-migrator resume {0}` goes on", instance.name());
+            Exit::Done
+        }
+        Ok(None) => {
+            println!(
+                "{0} does not run at the moment; `connect-migrator resume {0}` goes on",
+                instance.name()
+            );
+            Exit::Done
+        }
+        Err(error) => Exit::Failed.because(&error),
+    }
+}
+
+/// Starts the unit again.
+pub(super) async fn resume(instance: &Instance) -> Exit {
+    let view = match open_view(instance) {
+        Ok(view) => view,
+        Err(exit) => return exit,
+    };
+    if let Some(stop) = &view.stop {
+        println!("It stopped because {}", stop.why);
+    }
+    let units = match Units::system().await {
+        Ok(units) => units,
+        Err(error) => return Exit::Failed.because(&error),
+    };
+    match units.status(&instance.unit()).await {
+        Ok(status) if status.is_active() && !view.parked => {
+            println!("{} runs already; `connect-migrator status {0} --follow` shows it", instance.name());
+            return Exit::Done;
+        }
+        Ok(_) => {}
+        Err(error) => return Exit::Failed.because(&error),
+    }
+    match units.start(&instance.unit(), Duration::from_secs(START_TIMEOUT_SECS)).await {
+        Ok(()) => {
+            println!("{} goes on; `connect-migrator status {0} --follow` shows it", instance.name());
+            Exit::Done
+        }
+        Err(error) => Exit::Failed.because(&error),
+    }
+}
+
+/// The open migration, or why there is none.
+fn open_view(instance: &Instance) -> Result<View, Exit> {
+    match status::view(instance)? {
+        Some(view) if view.is_open() => Ok(view),
+        _ => Err(Exit::Failed.because(&format!(
+            "no migration of `{0}` is open; see `connect-migrator status {0}`",
+            instance.name()
+        ))),
+    }
+}
 
 /// Goes back.
 pub(super) async fn rollback(instance: &Instance, yes: bool, wait: bool) -> Exit {
@@ -51,13 +126,8 @@ async fn decide(
     wait: bool,
     decision: impl Fn(&View) -> Result<Option<Event>, String>,
 ) -> Exit {
-    let view = match status::view(instance) {
-        Ok(Some(view)) if view.is_open() => view,
-        Ok(_) => {
-            let error =
-                format!("no migration of `{}` is open; see `connect-migrator status {0}`", instance.name());
-            return Exit::Failed.because(&error);
-        }
+    let view = match open_view(instance) {
+        Ok(view) => view,
         Err(exit) => return exit,
     };
     if let Err(why) = decision(&view) {

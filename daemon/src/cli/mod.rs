@@ -3,12 +3,21 @@
 mod check;
 mod control;
 mod exit;
+mod follow;
 mod images;
+mod init;
 mod plan;
+mod plugins;
+mod report;
 mod status;
 mod survey;
+mod tables;
+mod window_estimate;
 
 pub use exit::Exit;
+pub use plan::StepPlan;
+pub use report::FullReport;
+pub use status::Status;
 
 use crate::instance::Instance;
 use clap::{Parser, Subcommand};
@@ -37,6 +46,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look at this host and write the runbook that fits it, with what could not be found explained
+    Init {
+        /// The name of the new runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        #[command(flatten)]
+        arguments: init::InitArguments,
+    },
     /// Look at every prerequisite: pass, warning or blocker, with the remedy. Changes nothing
     Check {
         /// The name of the runbook in /etc/connect-migrator, without `.toml`
@@ -60,9 +76,44 @@ enum Command {
     Status {
         /// The name of the runbook in /etc/connect-migrator, without `.toml`
         instance: String,
-        /// Print JSON
+        /// Stay, and show what happens until the migration ends or needs you
+        #[arg(long, short)]
+        follow: bool,
+        /// Print JSON; with --follow an object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Write the whole migration into one HTML file: timeline, findings, what was done, content with its logs
+    Report {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+        /// The file; `-` for standard output. Default: connect-migrator-INSTANCE.html in this folder
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<std::path::PathBuf>,
+    },
+    /// Stop at the next safe point: at once while users are served, else when they are served again
+    Pause {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+    },
+    /// Go on after a pause, or after what it waited for has been mended
+    Resume {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+    },
+    /// Give a migration up before users work on the new server: Connect on the host, as before
+    Abort {
+        /// The name of the runbook in /etc/connect-migrator, without `.toml`
+        instance: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Do not wait for the end
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Go back: Connect on the host, as before. Possible at any time before commit
     Rollback {
@@ -101,6 +152,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What is installed, whether it fits, and what a step can be told
+    Plugins {
+        #[command(subcommand)]
+        command: plugins::PluginsCommand,
+    },
     /// Run a migration in the foreground: what the systemd unit does
     #[command(hide = true)]
     Daemon {
@@ -137,13 +193,20 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> Exit {
-    let name = match &command {
+    let name: &str = match &command {
         Command::Images { bakery, image, available, json } => {
             return images::run(bakery, image.as_deref(), available, *json);
         }
-        Command::Check { instance, .. }
+        // Plugins belong to no instance: any name finds their folders.
+        Command::Plugins { .. } => "all",
+        Command::Init { instance, .. }
+        | Command::Check { instance, .. }
         | Command::Plan { instance, .. }
         | Command::Status { instance, .. }
+        | Command::Report { instance, .. }
+        | Command::Pause { instance }
+        | Command::Resume { instance }
+        | Command::Abort { instance, .. }
         | Command::Rollback { instance, .. }
         | Command::Commit { instance, .. }
         | Command::Daemon { instance } => instance,
@@ -153,12 +216,18 @@ async fn dispatch(command: Command) -> Exit {
         Err(error) => return Exit::Usage.because(&error),
     };
     match command {
+        Command::Init { arguments, .. } => init::run(&instance, &arguments).await,
         Command::Check { json, all, .. } => check::run(&instance, json, all).await,
         Command::Plan { json, .. } => plan::run(&instance, json).await,
-        Command::Status { json, .. } => status::run(&instance, json),
+        Command::Status { json, follow, .. } => status::run(&instance, json, follow).await,
+        Command::Report { json, output, .. } => report::run(&instance, json, output.as_deref()),
+        Command::Pause { .. } => control::pause(&instance).await,
+        Command::Resume { .. } => control::resume(&instance).await,
+        Command::Abort { yes, no_wait, .. } => control::abort(&instance, yes, !no_wait).await,
         Command::Rollback { yes, no_wait, .. } => control::rollback(&instance, yes, !no_wait).await,
         Command::Commit { yes, no_wait, .. } => control::commit(&instance, yes, !no_wait).await,
         Command::Daemon { .. } => crate::service::run(&instance).await,
+        Command::Plugins { command, .. } => plugins::run(&instance, &command).await,
         // It has no instance, and is done already.
         Command::Images { .. } => Exit::Done,
     }

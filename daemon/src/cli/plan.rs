@@ -1,18 +1,32 @@
 //! `connect-migrator plan`.
 
-use super::{Exit, survey::survey};
+use super::window_estimate::{self, WindowEstimate};
+use super::{Exit, status, survey::survey, tables::shown};
+use crate::engine::Plan;
 use crate::instance::Instance;
+use crate::report::Report;
 use crate::state::CallResult;
 use connect_migrator_sdk::{Change, Op};
+use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
+use std::fmt::Write;
 
-#[derive(Serialize)]
-struct StepPlan {
-    step: String,
-    uses: String,
-    changes: Vec<Change>,
+/// What one step would change: what `plan --json` prints of each.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct StepPlan {
+    /// Its `id`.
+    pub step: String,
+    /// `plugin` or `plugin/step`.
+    pub uses: String,
+    /// In the order in which they happen.
+    pub changes: Vec<Change>,
+    /// Why it could not be told.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    pub error: Option<String>,
+    /// How long its calls in the window took in the last migration of this instance; `None` when that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_seconds: Option<f64>,
 }
 
 /// Prints what each step would change, in the order of the run.
@@ -21,6 +35,12 @@ pub(super) async fn run(instance: &Instance, json: bool) -> Exit {
         Ok(survey) => survey,
         Err(exit) => return exit,
     };
+    let last = match status::view(instance) {
+        Ok(view) => view.and_then(|view| Report::of(&view, Timestamp::now())),
+        Err(exit) => return exit,
+    };
+    let plan = &survey.assembled.plan;
+    let estimate = window_estimate::of(plan, last.as_ref());
     let mut plans: Vec<StepPlan> = Vec::new();
     for (step, result) in &survey.answers {
         let (changes, error) = match result {
@@ -30,7 +50,14 @@ pub(super) async fn run(instance: &Instance, json: bool) -> Exit {
                 Err(error) => (Vec::new(), Some(format!("the plan was not understood: {error}"))),
             },
         };
-        plans.push(StepPlan { step: step.id.clone(), uses: step.uses.clone(), changes, error });
+        let window_seconds = estimate.of_step(&step.id);
+        plans.push(StepPlan {
+            step: step.id.clone(),
+            uses: step.uses.clone(),
+            changes,
+            error,
+            window_seconds,
+        });
     }
     let failed = plans.iter().any(|plan| plan.error.is_some());
     if json {
@@ -39,22 +66,23 @@ pub(super) async fn run(instance: &Instance, json: bool) -> Exit {
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        print(&survey.assembled.plan, &plans);
+        print!("{}", text(plan, &plans, &estimate));
     }
     if failed { Exit::Failed } else { Exit::Done }
 }
 
-fn print(plan: &crate::engine::Plan, plans: &[StepPlan]) {
+fn text(plan: &Plan, plans: &[StepPlan], estimate: &WindowEstimate) -> String {
+    let mut out = String::new();
     for plan in plans {
         if let Some(error) = &plan.error {
-            println!("! {}: {error}", plan.step);
+            let _ = writeln!(out, "! {}: {}", plan.step, shown(error));
         }
     }
     let titles = [
         (Op::Prepare, "Before the window, while Connect serves"),
         (Op::EnterWindow, "The window opens"),
         (Op::Apply, "In this order"),
-        (Op::Finalize, "At commit"),
+        (Op::Finalize, "At commit; from then on there is no way back"),
     ];
     for (op, title) in titles {
         let order = plan.program.iter().filter(|place| place.op == op).map(|place| place.step);
@@ -63,15 +91,23 @@ fn print(plan: &crate::engine::Plan, plans: &[StepPlan]) {
             let Some(step) = plans.get(step) else { continue };
             for change in step.changes.iter().filter(|change| change.when == op) {
                 if !titled {
-                    println!("\n{title}");
+                    let _ = writeln!(out, "\n{title}");
                     titled = true;
                 }
-                println!("  {}. {} ({}): {}", number + 1, step.step, step.uses, change.what);
+                let _ =
+                    writeln!(out, "  {}. {} ({}): {}", number + 1, step.step, step.uses, shown(&change.what));
                 for line in change.diff.iter().flat_map(|diff| diff.lines()) {
-                    println!("       {line}");
+                    let _ = writeln!(out, "       {}", shown(line));
                 }
             }
         }
     }
-    println!("\nEvery step can be undone until commit. Nothing was changed.");
+    let quiet = |plan: &&StepPlan| plan.changes.is_empty() && plan.error.is_none();
+    let stays: Vec<&str> = plans.iter().filter(quiet).map(|plan| plan.step.as_str()).collect();
+    if !stays.is_empty() {
+        let _ = writeln!(out, "\nNothing to change for: {}", stays.join(", "));
+    }
+    let _ = writeln!(out, "\n{estimate}");
+    let _ = writeln!(out, "\nEvery step can be undone until commit. Nothing was changed.");
+    out
 }

@@ -2,10 +2,11 @@
 
 use crate::state::{CallResult, OutlineStep, View};
 use connect_migrator_sdk::{Finding, Op, Severity};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The findings of one step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct StepFindings {
     /// The step's id.
     pub step: String,

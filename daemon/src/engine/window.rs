@@ -3,14 +3,17 @@
 use crate::state::{CallResult, View};
 use connect_migrator_sdk::{Op, Role};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A time in which users are not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Span {
     /// From.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub opened: Timestamp,
     /// To; `None` while it lasts.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub closed: Option<Timestamp>,
 }
 

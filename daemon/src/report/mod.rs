@@ -1,20 +1,25 @@
 //! A migration told to people and programs, from its state alone.
 
+mod builds;
+mod html;
 mod text;
 
-pub use text::write_findings;
+pub use builds::{Build, REBUILD, builds};
+pub use html::html;
+pub use text::{may_lines, write_findings};
 
 use crate::engine::{Span, StepFindings, findings, windows};
 use crate::state::{CallRecord, CallResult, Cause, Decision, End, Event, MayDo, Phase, View};
 use connect_migrator_sdk::{Op, Outcome, Target, Undone, Verdict};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 
 /// The whole migration.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
     /// The name after the `@`.
     pub instance: String,
@@ -25,8 +30,10 @@ pub struct Report {
     /// The phase it is or was in.
     pub phase: Phase,
     /// When it began.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub started: Timestamp,
     /// When it ended.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub ended: Option<Timestamp>,
     /// Times in which users were not served.
     pub windows: Vec<Window>,
@@ -49,7 +56,7 @@ pub struct Report {
 }
 
 /// Where a migration stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// On its way.
@@ -95,7 +102,7 @@ impl Standing {
 }
 
 /// A time in which users were not served.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Window {
     /// From when to when.
     #[serde(flatten)]
@@ -105,7 +112,7 @@ pub struct Window {
 }
 
 /// A step with its calls.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct StepReport {
     /// Its `id`.
     pub id: String,
@@ -118,7 +125,7 @@ pub struct StepReport {
 }
 
 /// A call.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct CallReport {
     /// Which.
     pub op: Op,
@@ -128,6 +135,7 @@ pub struct CallReport {
     /// Which try.
     pub attempt: u32,
     /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub started: Timestamp,
     /// How long; `None` when it was cut off.
     pub seconds: Option<f64>,
@@ -141,7 +149,7 @@ pub struct CallReport {
 }
 
 /// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// It changed something, or answered what it was asked.
@@ -195,6 +203,13 @@ impl Report {
             may: may(view),
             runbook_digest: runbook_digest.clone(),
         })
+    }
+
+    /// How many calls have begun and ended so far.
+    #[must_use]
+    pub fn calls(&self) -> (usize, usize) {
+        let calls = || self.steps.iter().flat_map(|step| &step.calls);
+        (calls().count(), calls().filter(|call| call.ended != Ended::Unknown).count())
     }
 
     /// Writes the report for people to `path` and the one for programs beside it. Replaces older ones.

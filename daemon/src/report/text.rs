@@ -67,25 +67,15 @@ impl Report {
         if !self.may.is_empty() {
             writeln!(out, "\nYou may now")?;
         }
-        for may in &self.may {
-            let (command, what) = match may {
-                MayDo::Resume => {
-                    (format!("systemctl start connect-migrator@{}", self.instance), "try again from here")
-                }
-                MayDo::Rollback => {
-                    (format!("connect-migrator rollback {}", self.instance), "go back to the host")
-                }
-                MayDo::Commit => (
-                    format!("connect-migrator commit {}", self.instance),
-                    "end the soak, stay in the container",
-                ),
-            };
+        for (command, what) in may_lines(self) {
             writeln!(out, "  {command:<45} {what}")?;
         }
         Ok(())
     }
 
-    fn headline(&self) -> String {
+    /// Where it stands, in one line.
+    #[must_use]
+    pub fn headline(&self) -> String {
         match self.standing {
             Standing::Running => format!("running, in {}", self.phase.name()),
             Standing::Parked => format!(
@@ -102,6 +92,18 @@ impl Report {
             Standing::Blocked => "blocked by its checks, nothing was touched".into(),
         }
     }
+}
+
+/// What the operator may do now: each command with what it does.
+#[must_use]
+pub fn may_lines(report: &Report) -> Vec<(String, &'static str)> {
+    let name = &report.instance;
+    let line = |may: &MayDo| match may {
+        MayDo::Resume => (format!("systemctl start connect-migrator@{name}"), "try again from here"),
+        MayDo::Rollback => (format!("connect-migrator rollback {name}"), "go back to the host"),
+        MayDo::Commit => (format!("connect-migrator commit {name}"), "end the soak, stay in the container"),
+    };
+    report.may.iter().map(line).collect()
 }
 
 /// Findings, worst first; without the good ones unless `all`.

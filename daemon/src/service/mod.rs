@@ -1,11 +1,13 @@
 //! The daemon: one run of an instance under systemd, or in the foreground.
 
 mod caller;
+mod live;
 mod observer;
 mod recover;
 mod secrets;
 
 pub use caller::HostCaller;
+pub use live::Live;
 pub use observer::{News, Shown, Teller};
 pub use secrets::StoredSecrets;
 

@@ -1,5 +1,6 @@
 //! Tells the journal, systemd and the bus what happens.
 
+use super::live::{Live, Row};
 use crate::engine::{Note, Observer, Span, StepFindings, findings, windows};
 use crate::report::{Standing, may};
 use crate::state::{CallResult, Decision, End, Event, MayDo, Outline, View};
@@ -36,8 +37,8 @@ pub struct Shown {
     pub may: Vec<MayDo>,
     /// The last time in which users were not served.
     pub window: Option<Span>,
-    /// How far the step has come, if it said so.
-    pub progress: Option<Progress>,
+    /// How far the running call has come, if it tells.
+    pub progress: Option<Live>,
 }
 
 impl Shown {
@@ -73,6 +74,7 @@ pub struct Teller {
     shown: Mutex<Shown>,
     outline: Mutex<Outline>,
     progressed: Mutex<Option<Instant>>,
+    row: Mutex<Option<Row>>,
     stopping: AtomicBool,
     ready: AtomicBool,
     /// Whether users are not served, as far as it was told.
@@ -94,6 +96,7 @@ impl Teller {
             shown: Mutex::default(),
             outline: Mutex::default(),
             progressed: Mutex::default(),
+            row: Mutex::default(),
             stopping: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             window_is_open: AtomicBool::new(false),
@@ -175,7 +178,14 @@ impl Teller {
     }
 
     fn event(&self, event: &Event, view: &View, phase: &str) {
-        held(&self.shown).take(view);
+        {
+            let mut shown = held(&self.shown);
+            shown.take(view);
+            // A call has begun or ended: what the one before told is over.
+            if matches!(event, Event::Intent { .. } | Event::Outcome { .. }) {
+                shown.progress = None;
+            }
+        }
         // So that `systemctl start` fails, visibly, when a check finds a blocker.
         if matches!(event, Event::Intent { op, .. } if *op != Op::Check) {
             self.ready();
@@ -410,6 +420,12 @@ impl Observer for Teller {
 
 impl Teller {
     fn progress(&self, step: &str, progress: &Progress) {
+        let live = Live::of(step, progress, &mut held(&self.row), Instant::now());
+        {
+            let mut shown = held(&self.shown);
+            shown.step = step.into();
+            shown.progress = Some(live);
+        }
         let mut last = held(&self.progressed);
         if last.is_some_and(|at| at.elapsed() < Duration::from_millis(STATUS_EVERY_MILLIS)) {
             return;
@@ -424,6 +440,5 @@ impl Teller {
         };
         let phase = self.shown().phase;
         self.status(step, format!("{phase}: step `{step}`: {}{}", progress.doing, far.trim_end()));
-        held(&self.shown).progress = Some(progress.clone());
     }
 }

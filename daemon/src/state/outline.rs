@@ -4,7 +4,7 @@ use connect_migrator_sdk::{Op, Role};
 use serde::{Deserialize, Serialize};
 
 /// A phase of the run, as shown to people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Looking whether it can be done.

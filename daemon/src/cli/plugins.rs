@@ -1,0 +1,263 @@
+//! `connect-migrator plugins`.
+
+use super::{Exit, tables};
+use crate::host::{self, ChildLauncher, PluginRef};
+use crate::instance::{Instance, Plugins};
+use connect_migrator_sdk::{PluginDescription, Role, StepInfo};
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// How many levels of a schema are shown.
+const DEPTH_MAX: usize = 4;
+
+/// What is asked about plugins.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum PluginsCommand {
+    /// What is installed, and whether it would be loaded. Runs none of it
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load each one in a process of its own, and see that it fits this version
+    Verify {
+        /// Only this one
+        plugin: Option<String>,
+    },
+    /// Show a step's settings, each with its meaning, and an example
+    Show {
+        /// `plugin` or `plugin/step`
+        #[arg(value_name = "PLUGIN[/STEP]")]
+        step: String,
+        /// Print the JSON Schema of the settings
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// One installed plugin, from its file alone.
+#[derive(Debug, Serialize)]
+struct Installed {
+    name: String,
+    /// Where its code is.
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// Why it would not be loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+/// Carries it out.
+pub(super) async fn run(instance: &Instance, command: &PluginsCommand) -> Exit {
+    let plugins = Plugins::installed(&instance.plugin_dirs());
+    match command {
+        PluginsCommand::List { json } => list(&plugins, *json),
+        PluginsCommand::Verify { plugin } => verify(&plugins, plugin.as_deref()).await,
+        PluginsCommand::Show { step, json } => show(&plugins, step, *json).await,
+    }
+}
+
+fn list(plugins: &Plugins, json: bool) -> Exit {
+    let look = |(name, plugin): (&String, &PluginRef)| {
+        let (sha256, refused) = match host::digest(plugin) {
+            Ok(digest) => (digest, None),
+            Err(failure) => (None, Some(failure.to_string())),
+        };
+        let file = match plugin {
+            PluginRef::BuiltIn(_) => "built in".to_owned(),
+            PluginRef::File(path) => path.display().to_string(),
+        };
+        Installed { name: name.clone(), file, sha256, refused }
+    };
+    let installed: Vec<Installed> = plugins.0.iter().map(look).collect();
+    let bad = installed.iter().any(|plugin| plugin.refused.is_some());
+    if json {
+        match serde_json::to_string_pretty(&installed) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return Exit::Failed.because(&error),
+        }
+    } else {
+        let mut table = tables::new(["PLUGIN", "FILE", "SHA-256", ""]);
+        for plugin in &installed {
+            let digest = plugin.sha256.as_deref().and_then(|hex| hex.get(..12)).unwrap_or("-");
+            let refused =
+                plugin.refused.as_deref().map_or_else(String::new, |why| format!("NOT LOADED: {why}"));
+            table.add_row([plugin.name.clone(), plugin.file.clone(), digest.to_owned(), refused]);
+        }
+        println!("{table}");
+    }
+    if bad { Exit::Failed } else { Exit::Done }
+}
+
+async fn verify(plugins: &Plugins, only: Option<&str>) -> Exit {
+    if let Some(name) = only
+        && !plugins.0.contains_key(name)
+    {
+        return unknown(plugins, name);
+    }
+    let launcher = ChildLauncher::default();
+    let mut exit = Exit::Done;
+    let mut table = tables::new(["", "PLUGIN", "VERSION", "SDK", "STEPS, OR WHAT IS WRONG"]);
+    for (name, plugin) in plugins.0.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        let (sign, version, sdk, text) = match host::describe(&launcher, plugin).await {
+            Ok(described) => {
+                let steps: Vec<String> = described.steps.iter().map(|step| uses(name, step)).collect();
+                ("ok", described.version, described.sdk, steps.join(", "))
+            }
+            Err(failure) => {
+                exit = Exit::Failed;
+                ("BROKEN", "-".into(), "-".into(), failure.to_string())
+            }
+        };
+        table.add_row([sign.to_owned(), name.clone(), version, sdk, tables::shown(&text)]);
+    }
+    println!("{table}");
+    exit
+}
+
+async fn show(plugins: &Plugins, step: &str, json: bool) -> Exit {
+    let (name, wanted) = step.split_once('/').map_or((step, None), |(name, step)| (name, Some(step)));
+    let Some(plugin) = plugins.0.get(name) else { return unknown(plugins, name) };
+    let described = match host::describe(&ChildLauncher::default(), plugin).await {
+        Ok(described) => described,
+        Err(failure) => return Exit::Failed.because(&failure),
+    };
+    let mut steps =
+        described.steps.iter().filter(|step| wanted.is_none_or(|wanted| step.name == wanted)).peekable();
+    if steps.peek().is_none() {
+        let there: Vec<String> = described.steps.iter().map(|step| uses(name, step)).collect();
+        return Exit::Failed
+            .because(&format!("the plugin `{name}` has no step `{step}`; it has {}", there.join(", ")));
+    }
+    if json {
+        let schemas: serde_json::Map<String, Value> =
+            steps.map(|step| (uses(name, step), step.settings_schema.clone())).collect();
+        match serde_json::to_string_pretty(&schemas) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return Exit::Failed.because(&error),
+        }
+    } else {
+        steps.for_each(|step| print!("{}", tables::shown(&told(&described, step))));
+    }
+    Exit::Done
+}
+
+fn unknown(plugins: &Plugins, name: &str) -> Exit {
+    let names: Vec<&str> = plugins.0.keys().map(String::as_str).collect();
+    let near = crate::runbook::nearest(name, names.iter().copied());
+    let hint = near
+        .map_or_else(|| format!("there are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+    Exit::Failed.because(&format!("there is no plugin `{name}`; {hint}"))
+}
+
+fn uses(plugin: &str, step: &StepInfo) -> String {
+    if step.name == plugin { plugin.to_owned() } else { format!("{plugin}/{}", step.name) }
+}
+
+/// What a step says about itself and its settings.
+fn told(described: &PluginDescription, step: &StepInfo) -> String {
+    let uses = uses(&described.plugin, step);
+    let mut out = format!("{uses} ({} {})\n  {}\n", described.plugin, described.version, step.summary);
+    let role = match step.role {
+        Role::StopsSource => "It stops the source: the window opens with it.",
+        Role::StartsTarget => "It starts the new server.",
+        Role::Routes => "It sends users to the new server: the window closes with it.",
+        Role::Other if step.needs_source_stopped => "It is applied right after the source is stopped.",
+        Role::Other => "",
+    };
+    if !role.is_empty() {
+        let _ = writeln!(out, "  {role}");
+    }
+    let mut settings = String::new();
+    properties(&mut settings, &step.settings_schema, &step.settings_schema, 2);
+    let _ = writeln!(out, "\n  Settings under `with`{}", if settings.is_empty() { ": none" } else { "" });
+    out.push_str(&settings);
+    let _ = writeln!(out, "\n  Example\n    [[step]]\n    id = \"{}\"\n    uses = \"{uses}\"", step.name);
+    let required: Vec<String> = required(&step.settings_schema)
+        .map(|name| {
+            let of = step.settings_schema.pointer(&format!("/properties/{name}")).unwrap_or(&Value::Null);
+            format!("{name} = {}", example(&step.settings_schema, of))
+        })
+        .collect();
+    if !required.is_empty() {
+        let _ = writeln!(out, "    with = {{ {} }}", required.join(", "));
+    }
+    out.push('\n');
+    out
+}
+
+fn required(schema: &Value) -> impl Iterator<Item = &str> {
+    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Follows a `$ref` within the schema.
+fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    let pointer = schema.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix('#'));
+    pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
+}
+
+fn properties(out: &mut String, root: &Value, schema: &Value, depth: usize) {
+    let Some(all) = resolved(root, schema).get("properties").and_then(Value::as_object) else { return };
+    let must: Vec<&str> = required(resolved(root, schema)).collect();
+    for (name, of) in all {
+        let pad = "  ".repeat(depth);
+        let needed = if must.contains(&name.as_str()) { ", required" } else { "" };
+        let _ = writeln!(out, "{pad}{name} ({}{needed})", kind(root, of));
+        let text = of.get("description").or_else(|| resolved(root, of).get("description"));
+        for line in text.and_then(Value::as_str).unwrap_or_default().lines() {
+            let _ = writeln!(out, "{pad}    {line}");
+        }
+        if depth < DEPTH_MAX {
+            for branch in branches(root, of) {
+                properties(out, root, branch, depth + 2);
+            }
+        }
+    }
+}
+
+/// The schema itself, or the alternatives that it offers.
+fn branches<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
+    let schema = resolved(root, schema);
+    let several = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array);
+    several.map_or_else(|| vec![schema], |all| all.iter().map(|one| resolved(root, one)).collect())
+}
+
+/// What a value may be, in words.
+fn kind(root: &Value, schema: &Value) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for branch in branches(root, schema) {
+        let constants =
+            branch.get("enum").and_then(Value::as_array).into_iter().flatten().chain(branch.get("const"));
+        let before = words.len();
+        words.extend(constants.map(ToString::to_string));
+        if words.len() > before {
+            continue;
+        }
+        match branch.get("type") {
+            Some(Value::String(word)) if word == "object" => words.push("table".into()),
+            Some(Value::String(word)) if word != "null" => words.push(word.clone()),
+            Some(Value::Array(all)) => {
+                words.extend(
+                    all.iter().filter_map(Value::as_str).filter(|word| *word != "null").map(str::to_owned),
+                );
+            }
+            _ => {}
+        }
+    }
+    words.dedup();
+    if words.is_empty() { "any".into() } else { words.join(" or ") }
+}
+
+/// A value of the right kind to begin with.
+fn example(root: &Value, schema: &Value) -> String {
+    match kind(root, schema).split(" or ").next().unwrap_or_default() {
+        "integer" | "number" => "1".into(),
+        "boolean" => "true".into(),
+        "array" => "[]".into(),
+        "table" => "{ … }".into(),
+        text if text.starts_with('"') => text.to_owned(),
+        _ => "\"…\"".into(),
+    }
+}
