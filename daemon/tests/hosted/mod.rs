@@ -150,7 +150,7 @@ pub async fn told(
     cancel: CancellationToken,
 ) -> (Result<Value, CallFailure>, Arc<Ear>) {
     let ear = Arc::new(Ear::default());
-    let request = CallRequest { plugin: plugin.clone(), invocation, timeout };
+    let request = CallRequest::new(plugin.clone(), invocation, timeout);
     let result = call(launcher, request, Arc::clone(&ear) as _, cancel).await;
     (result, ear)
 }
