@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a step needs of the machine: where the daemon runs steps in units of their own, everything else is taken away. Reading
-/// files that root may read is always allowed, as are Unix sockets (and with them D-Bus and container engines), the step's own
-/// state folder, and a /tmp of its own. A step that says nothing keeps everything.
+/// files is always allowed as far as their modes and [`Needs::capabilities`](field@Needs::capabilities) let root, as are Unix sockets
+/// (and with them D-Bus and container engines) and the step's own state folder. A step that says nothing keeps everything.
 ///
 /// Built with [`Needs::nothing`] and the methods that follow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +31,7 @@ pub struct Needs {
     /// read either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
-    /// Folders and files that it writes: absolute paths. Those that do not exist are left out.
+    /// Folders and files that it writes: absolute paths. Those that do not exist are left out. `/`: it cannot tell beforehand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub writes: Vec<String>,
     /// Settings, as JSON pointers into `with` (`/site`), whose value is a path: it may write in the folder where that path leads to,

@@ -104,6 +104,7 @@ pub(super) fn of(needs: &Needs, settings: &Value, own: &[PathBuf]) -> Result<Vec
             writes.extend(beside(Path::new(path)));
         }
     }
+    let anywhere = writes.iter().any(|path| path == "/");
     // What does not exist is left out.
     let writes = writes.iter().map(|path| format!("-{path}"));
 
@@ -117,10 +118,6 @@ pub(super) fn of(needs: &Needs, settings: &Value, own: &[PathBuf]) -> Result<Vec
     }
     let mut properties = vec![
         ("CapabilityBoundingSet", Variant::from(bits(needs)?)),
-        ("ProtectSystem", text("strict")),
-        ("ReadWritePaths", texts(writes)),
-        ("ProtectHome", text("read-only")),
-        ("PrivateTmp", Variant::from(true)),
         ("PrivateDevices", Variant::from(!needs.devices)),
         ("PrivateNetwork", Variant::from(!needs.network)),
         ("RestrictAddressFamilies", Variant::new((true, families))),
@@ -128,6 +125,11 @@ pub(super) fn of(needs: &Needs, settings: &Value, own: &[PathBuf]) -> Result<Vec
         ("SystemCallFilter", Variant::new((true, calls))),
         ("SystemCallErrorNumber", Variant::from(nix::libc::EPERM)),
     ];
+    if !anywhere {
+        properties.push(("ProtectSystem", text("strict")));
+        properties.push(("ProtectHome", text("read-only")));
+        properties.push(("ReadWritePaths", texts(writes)));
+    }
     if !needs.namespaces {
         properties.push(("RestrictNamespaces", Variant::from(0_u64)));
     }
