@@ -35,6 +35,9 @@ const FOUND_SECS: u64 = 2;
 /// How often that is tried.
 const FOUND_POLL_MILLIS: u64 = 20;
 
+/// `notice` of syslog(3).
+const LOG_NOTICE: i32 = 5;
+
 /// From here on systemd's own: the process could not be set up and has not begun.
 const EXIT_STATUS_OF_SYSTEMD: i32 = 200;
 
@@ -243,7 +246,11 @@ impl TransientLauncher {
         }
         let words: Vec<String> = words
             .into_iter()
-            .map(|word| word.into_string().map_err(|word| format!("`{}` is not UTF-8", word.display())))
+            // systemd takes `$` for the name of a variable.
+            .map(|word| match word.into_string() {
+                Ok(word) => Ok(word.replace('$', "$$")),
+                Err(word) => Err(format!("`{}` is not UTF-8", word.display())),
+            })
             .collect::<Result<_, _>>()?;
         let program = program.to_str().ok_or("its path is not UTF-8")?.to_owned();
         match &start.needs {
@@ -262,6 +269,8 @@ impl TransientLauncher {
             ("KillMode", text("control-group")),
             ("TimeoutStopUSec", Variant::from(terminate)),
             ("RuntimeMaxUSec", Variant::from(lifetime)),
+            // The daemon tells what steps do; systemd is to tell only what goes wrong.
+            ("LogLevelMax", Variant::from(LOG_NOTICE)),
         ]);
         Ok(properties)
     }
