@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let plugin = PluginRef::File(PathBuf::from(&plugin));
         let began = Instant::now();
-        let request = CallRequest { plugin, invocation, timeout: CALL_TIMEOUT };
+        let request = CallRequest::new(plugin, invocation, CALL_TIMEOUT);
         call(&launcher, request, Arc::new(Deaf), CancellationToken::new()).await?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }

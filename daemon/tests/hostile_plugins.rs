@@ -234,11 +234,8 @@ async fn a_rollback_with_as_many_records_as_a_call_may_make_fits_into_a_frame() 
 async fn dropping_a_call_kills_its_process() {
     let folder = tempfile::tempdir().unwrap();
     let beat = folder.path().join("beat");
-    let request = CallRequest {
-        plugin: hostile(),
-        invocation: invocation("hostile", Op::Apply, json!({"misdeed": "beats-for-ever"}), folder.path()),
-        timeout: TIMEOUT,
-    };
+    let apply = invocation("hostile", Op::Apply, json!({"misdeed": "beats-for-ever"}), folder.path());
+    let request = CallRequest::new(hostile(), apply, TIMEOUT);
     let running = tokio::spawn(async move {
         let launcher = launcher();
         call(&launcher, request, Arc::new(Ear::default()), CancellationToken::new()).await

@@ -49,6 +49,8 @@
 //! * Install the library as `/usr/local/lib/connect-migrator/plugins/<plugin>.so` (packages: `/usr/lib/…`), owned by root and
 //!   writable by nobody else, as is every folder above it. Anything else is not loaded.
 //! * In the runbook: `uses = "<plugin>"` for the step of the plugin's own name, `uses = "<plugin>/<step>"` for others.
+//! * Say with [`StepInfo::needs`] what the step needs of the machine: everything else is taken away from it where steps run in
+//!   units of their own.
 //! * What a step writes with [`tracing`] reaches the journal from level INFO on; what it writes to stdout or stderr does too,
 //!   but that is for strays.
 //! * Other languages implement `include/connect_migrator_plugin.h`.
@@ -61,6 +63,7 @@ pub mod facts;
 pub mod finding;
 mod forward;
 pub mod frames;
+pub mod needs;
 pub mod outcome;
 pub mod plugin;
 pub mod secret;
@@ -71,6 +74,7 @@ pub use context::{Context, HostCalls, HostRefused, Invocation, LogLevel, Progres
 pub use error::StepError;
 pub use facts::{Migration, Source, Target};
 pub use finding::{Finding, Severity};
+pub use needs::Needs;
 pub use outcome::{Change, Done, Outcome, Probe, Undone, Verdict};
 pub use plugin::{Answer, Plugin, PluginDescription};
 pub use secret::{Secret, SecretRef};
@@ -79,7 +83,7 @@ pub use step::{Op, Role, Step, StepInfo};
 /// What an author imports.
 pub mod prelude {
     pub use crate::{
-        Change, Context, Finding, Op, Outcome, Probe, Role, Secret, SecretRef, Severity, Source, Step,
+        Change, Context, Finding, Needs, Op, Outcome, Probe, Role, Secret, SecretRef, Severity, Source, Step,
         StepError, StepInfo, Target, Undone, Verdict,
     };
 }

@@ -1,6 +1,6 @@
 //! The trait that an author implements, and what a step says about itself.
 
-use crate::{Change, Context, Finding, Outcome, Probe, StepError, Undone, Verdict};
+use crate::{Change, Context, Finding, Needs, Outcome, Probe, StepError, Undone, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::future::Future;
@@ -223,6 +223,9 @@ pub struct StepInfo {
     /// place, and is applied right after the stop.
     #[serde(default)]
     pub needs_source_stopped: bool,
+    /// What it needs of the machine. `None`, as with plugins built before this could be said: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
     /// The JSON schema of the settings; filled in by [`export_plugin!`](crate::export_plugin).
     #[serde(default)]
     pub settings_schema: serde_json::Value,
@@ -236,6 +239,7 @@ impl StepInfo {
             summary: summary.into(),
             role: Role::Other,
             needs_source_stopped: false,
+            needs: None,
             settings_schema: serde_json::Value::Null,
         }
     }
@@ -265,6 +269,13 @@ impl StepInfo {
     #[must_use]
     pub fn needs_source_stopped(mut self) -> Self {
         self.needs_source_stopped = true;
+        self
+    }
+
+    /// It needs no more of the machine than this: see [`Needs`].
+    #[must_use]
+    pub fn needs(mut self, needs: Needs) -> Self {
+        self.needs = Some(needs);
         self
     }
 }

@@ -162,6 +162,9 @@ enum Command {
     Daemon {
         /// The name after the `@`
         instance: String,
+        /// What steps run as
+        #[arg(long, value_enum, default_value_t)]
+        steps_run_as: crate::service::StepsRunAs,
     },
 }
 
@@ -209,7 +212,7 @@ async fn dispatch(command: Command) -> Exit {
         | Command::Abort { instance, .. }
         | Command::Rollback { instance, .. }
         | Command::Commit { instance, .. }
-        | Command::Daemon { instance } => instance,
+        | Command::Daemon { instance, .. } => instance,
     };
     let instance = match Instance::named(name) {
         Ok(instance) => instance,
@@ -226,7 +229,7 @@ async fn dispatch(command: Command) -> Exit {
         Command::Abort { yes, no_wait, .. } => control::abort(&instance, yes, !no_wait).await,
         Command::Rollback { yes, no_wait, .. } => control::rollback(&instance, yes, !no_wait).await,
         Command::Commit { yes, no_wait, .. } => control::commit(&instance, yes, !no_wait).await,
-        Command::Daemon { .. } => crate::service::run(&instance).await,
+        Command::Daemon { steps_run_as, .. } => crate::service::run(&instance, steps_run_as).await,
         Command::Plugins { command, .. } => plugins::run(&instance, &command).await,
         // It has no instance, and is done already.
         Command::Images { .. } => Exit::Done,

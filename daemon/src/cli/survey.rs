@@ -1,7 +1,7 @@
 //! Calls every step of a runbook that is not being run: what `check` and `plan` have in common.
 
 use super::Exit;
-use crate::engine::{Caller, Note, NoteTaker, Observer};
+use crate::engine::{Called, Caller, Note, NoteTaker, Observer};
 use crate::host::ChildLauncher;
 use crate::instance::{self, Assembled, Instance, Plugins};
 use crate::runbook::Runbook;
@@ -59,7 +59,8 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
             undo: Vec::new(),
         };
         let taker = NoteTaker::reading(step, Arc::new(Terminal), Arc::new(StoredSecrets));
-        let made = caller.call(step, invocation, plan.timeout(op), Arc::new(taker), CancellationToken::new());
+        let call = Called { number: None, invocation, timeout: plan.timeout(op) };
+        let made = caller.call(step, call, Arc::new(taker), CancellationToken::new());
         let result = match made.await {
             Ok(answer) => {
                 facts.extend(facts_of_items(&answer));

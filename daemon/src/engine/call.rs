@@ -10,17 +10,45 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
+/// A call to make, or one that was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Called {
+    /// Its number in the migration; `None` for a call that belongs to none.
+    pub number: Option<u64>,
+    /// The call.
+    pub invocation: Invocation,
+    /// How long it may still take.
+    pub timeout: std::time::Duration,
+}
+
+/// How a call ended that was cut off from the daemon; `None` when that cannot be learnt.
+pub type RealEnd = Option<Result<Value, Failure>>;
+
 /// Makes calls: through the step host in the daemon, on simulated steps in tests.
 pub trait Caller: Send + Sync {
-    /// Makes one call. Ends within `invocation`'s time-out, and soon after `cancel`.
+    /// Makes one call. Ends within its time-out, and soon after `cancel`.
     fn call<'a>(
         &'a self,
         step: &'a super::PlannedStep,
-        invocation: Invocation,
-        timeout: std::time::Duration,
+        call: Called,
         listener: Arc<dyn Listener>,
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<Value, Failure>>;
+
+    /// Waits for the end of a call that an earlier run made and that was cut off from it. After this, it runs no more. Until then
+    /// it records and asks as if this run had made it.
+    ///
+    /// # Errors
+    /// A sentence, when it is not certain that it runs no more: then nothing else may be called.
+    fn await_end<'a>(
+        &'a self,
+        _step: &'a super::PlannedStep,
+        _call: Called,
+        _listener: Arc<dyn Listener>,
+        _cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<RealEnd, String>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// Where credentials are found.

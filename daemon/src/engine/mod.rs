@@ -9,7 +9,7 @@ mod run;
 mod simulation;
 mod window;
 
-pub use call::{Caller, NoteTaker, Secrets};
+pub use call::{Called, Caller, NoteTaker, RealEnd, Secrets};
 pub use decide::{Next, next};
 pub use findings::{StepFindings, findings, has_blocker};
 pub use plan::{Plan, PlannedStep};

@@ -1,6 +1,6 @@
 //! Carries out what [`next`] decides, until there is nothing more to do.
 
-use super::call::{Caller, Journal, NoteTaker, Secrets, SharedJournal};
+use super::call::{Called, Caller, Journal, NoteTaker, Secrets, SharedJournal};
 use super::decide::{Next, broken, next};
 use super::plan::Plan;
 use super::window::windows;
@@ -30,6 +30,9 @@ pub enum EngineError {
     /// The folder of a step could not be made.
     #[error("could not make the folder {0} of a step: {1}; check that the disk is not full or read-only")]
     StepDir(std::path::PathBuf, std::io::Error),
+    /// A call of an earlier start may still be changing things.
+    #[error("{0}")]
+    StillRuns(String),
     /// There is no migration to go on with.
     #[error("no migration has been started")]
     NotStarted,
@@ -216,6 +219,7 @@ impl Engine {
             return Err(EngineError::NotStarted);
         }
         self.go_on()?;
+        self.learn(commands).await?;
         loop {
             while let Ok((command, reply)) = commands.try_recv() {
                 self.heed(&command, reply, None);
@@ -328,18 +332,17 @@ impl Engine {
             checkpoint,
             undo,
         };
-        let listener = Arc::new(NoteTaker {
-            journal: op.changes().then(|| (self.journal.clone(), number)),
-            observer: Arc::clone(&self.observer),
-            secrets: Arc::clone(&self.secrets),
-            credentials: step.credentials.clone(),
-            step: step.id.clone(),
-            plugin: step.plugin.name(),
-        });
+        let listener = self.listener(&step, op, number);
         let cancel = CancellationToken::new();
         let caller = Arc::clone(&self.caller);
-        let made = caller.call(&step, invocation, self.plan.timeout(op), listener, cancel.clone());
+        let call = Called { number: Some(number), invocation, timeout: self.plan.timeout(op) };
+        let made = caller.call(&step, call, listener, cancel.clone());
         let result = self.attend(made, op, &cancel, commands).await;
+        self.ended(number, result)
+    }
+
+    /// Writes down how a call ended.
+    fn ended(&self, number: u64, result: Result<serde_json::Value, Failure>) -> Result<(), EngineError> {
         if let Some(error) = self.journal.take_failure() {
             return Err(error.into());
         }
@@ -350,14 +353,70 @@ impl Engine {
         self.append(&Event::Outcome { call: number, result })
     }
 
+    fn listener(&self, step: &super::PlannedStep, op: Op, number: u64) -> Arc<NoteTaker> {
+        Arc::new(NoteTaker {
+            journal: op.changes().then(|| (self.journal.clone(), number)),
+            observer: Arc::clone(&self.observer),
+            secrets: Arc::clone(&self.secrets),
+            credentials: step.credentials.clone(),
+            step: step.id.clone(),
+            plugin: step.plugin.name(),
+        })
+    }
+
+    /// A call that changes things may have gone on when an earlier run was cut off from it. Its real end is written down; where
+    /// that cannot be learnt, the world will be looked at. Nothing else is done before it has ended.
+    async fn learn(&mut self, commands: &mut mpsc::Receiver<(Command, Reply)>) -> Result<(), EngineError> {
+        let cut_off = self.journal.with(|view| view.cut_off().cloned());
+        let Some(record) = cut_off else { return Ok(()) };
+        let Some(step) = self.plan.step_at(record.place).cloned() else { return Ok(()) };
+        let (migration, facts, routed, back) = self.journal.with(|view| {
+            (view.migration().to_owned(), view.facts.clone(), view.routed(), view.decision.is_some())
+        });
+        let invocation = Invocation {
+            step: step.id.clone(),
+            uses: step.info.name.clone(),
+            op: record.op,
+            of: record.of,
+            attempt: record.attempt,
+            config: step.config.clone(),
+            migration: Migration { id: migration, instance: self.plan.instance.clone() },
+            source: self.plan.source.clone(),
+            state_dir: self.plan.steps_dir.join(&step.id),
+            facts,
+            routed: Some(routed),
+            checkpoint: record.checkpoint,
+            undo: Vec::new(),
+        };
+        let ran = self.clock.now().duration_since(record.started).unsigned_abs();
+        let timeout = self.plan.timeout(record.op).saturating_sub(ran);
+        let call = Called { number: Some(record.number), invocation, timeout };
+        let cancel = CancellationToken::new();
+        // What an operator decided while no daemon ran, as if the daemon had been asked.
+        if back && record.op == Op::Prepare {
+            cancel.cancel();
+        }
+        let caller = Arc::clone(&self.caller);
+        let listener = self.listener(&step, record.op, record.number);
+        let awaited = caller.await_end(&step, call, listener, cancel.clone());
+        match self.attend(awaited, record.op, &cancel, commands).await {
+            Ok(Some(result)) => self.ended(record.number, result),
+            Ok(None) => match self.journal.take_failure() {
+                Some(error) => Err(error.into()),
+                None => Ok(()),
+            },
+            Err(why) => Err(EngineError::StillRuns(why)),
+        }
+    }
+
     /// Waits for a call while commands are heeded and the watchdog is fed.
-    async fn attend(
+    async fn attend<T>(
         &mut self,
-        made: BoxFuture<'_, Result<serde_json::Value, Failure>>,
+        made: BoxFuture<'_, T>,
         op: Op,
         cancel: &CancellationToken,
         commands: &mut mpsc::Receiver<(Command, Reply)>,
-    ) -> Result<serde_json::Value, Failure> {
+    ) -> T {
         let mut made = made;
         let mut commands_open = true;
         loop {
@@ -471,8 +530,8 @@ impl Engine {
             let taker = NoteTaker::reading(&step, Arc::clone(&self.observer), secrets);
             let cancel = CancellationToken::new();
             let caller = Arc::clone(&self.caller);
-            let timeout = self.plan.timeout(Op::Verify);
-            let made = caller.call(&step, invocation, timeout, Arc::new(taker), cancel.clone());
+            let call = Called { number: None, invocation, timeout: self.plan.timeout(Op::Verify) };
+            let made = caller.call(&step, call, Arc::new(taker), cancel.clone());
             let result = self.attend(made, Op::Verify, &cancel, commands).await;
             if self.park || self.rollback {
                 return None;

@@ -3,11 +3,14 @@
 use super::lines::{Line, Lines};
 use super::link::shortened;
 use super::output::{Outputs, Teller, with_fields};
-use super::{CallFailure, HostLimits, Launcher, Listener, PluginRef, StepProcess, built_in, trusted};
+use super::{
+    CallFailure, HostLimits, Launcher, Listener, PluginRef, Running, Seat, Start, StepProcess, built_in,
+    trusted,
+};
 use connect_migrator_sdk::frames::{
     self, FrameError, MAX_CALL_BYTES, MAX_FRAME_BYTES, PROTOCOL, ToDaemon, ToStepHost,
 };
-use connect_migrator_sdk::{Answer, Invocation, LogLevel, PluginDescription, Progress, Secret};
+use connect_migrator_sdk::{Answer, Invocation, LogLevel, Needs, PluginDescription, Progress, Secret};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,23 @@ pub struct CallRequest {
     pub invocation: Invocation,
     /// How long it may take before it is asked to end.
     pub timeout: Duration,
+    /// What the step needs of the machine. `None`: everything.
+    pub needs: Option<Needs>,
+    /// Where it is, if it may go on when the daemon is gone.
+    pub seat: Option<Seat>,
+}
+
+impl CallRequest {
+    /// A call that ends with the daemon, and needs everything.
+    #[must_use]
+    pub fn new(plugin: PluginRef, invocation: Invocation, timeout: Duration) -> Self {
+        CallRequest { plugin, invocation, timeout, needs: None, seat: None }
+    }
+}
+
+/// What a call is called in messages.
+fn what(invocation: &Invocation, plugin: &PluginRef) -> String {
+    format!("{} of the step `{}` (plugin {})", invocation.op, invocation.step, plugin.name())
 }
 
 /// Makes a call. Returns when the process in which it ran is gone, and no later than after the time-out and the graces of
@@ -47,10 +67,35 @@ pub async fn call(
     listener: Arc<dyn Listener>,
     cancel: CancellationToken,
 ) -> Result<Value, CallFailure> {
-    let CallRequest { plugin, invocation, timeout } = request;
-    let what = format!("{} of the step `{}` (plugin {})", invocation.op, invocation.step, plugin.name());
+    let CallRequest { plugin, invocation, timeout, needs, seat } = request;
+    let start = Start {
+        what: what(&invocation, &plugin),
+        plugin,
+        needs,
+        settings: invocation.config.clone(),
+        state_dir: Some(invocation.state_dir.clone()),
+        lifetime: launcher.limits().lifetime(timeout),
+        seat,
+    };
     let first = ToStepHost::Call { invocation: Box::new(invocation) };
-    converse(launcher, &plugin, what, &first, timeout, listener, cancel).await
+    converse(launcher, &start, &first, timeout, listener, cancel).await
+}
+
+/// Takes part in a call that a daemon before this one has made, and that went on without it. Otherwise as [`call`].
+///
+/// # Errors
+/// See [`CallFailure`]; after `Crashed` and `Protocol` the call may have left its outcome.
+pub async fn rejoin(
+    launcher: &dyn Launcher,
+    running: Running,
+    request: CallRequest,
+    listener: Arc<dyn Listener>,
+    cancel: CancellationToken,
+) -> Result<Value, CallFailure> {
+    let call = what(&request.invocation, &request.plugin);
+    let conversation =
+        Conversation::with(launcher.limits(), &request.plugin, call, running, request.timeout, listener);
+    conversation.through(None, &cancel).await
 }
 
 /// Asks a plugin what it is. What is linked into the daemon is asked right here, a library in a step host.
@@ -63,13 +108,20 @@ pub async fn describe(launcher: &dyn Launcher, plugin: &PluginRef) -> Result<Plu
     {
         return Ok(plugin.describe());
     }
-    let what = format!("the description of the plugin {}", plugin.name());
     let within = launcher.limits().describe;
+    let start = Start {
+        plugin: plugin.clone(),
+        what: format!("the description of the plugin {}", plugin.name()),
+        needs: Some(Needs::nothing()),
+        settings: Value::Null,
+        state_dir: None,
+        lifetime: launcher.limits().lifetime(within),
+        seat: None,
+    };
     let (silent, never) = (Arc::new(Silent), CancellationToken::new());
-    let value =
-        converse(launcher, plugin, what.clone(), &ToStepHost::Describe, within, silent, never).await?;
+    let value = converse(launcher, &start, &ToStepHost::Describe, within, silent, never).await?;
     serde_json::from_value(value).map_err(|error| CallFailure::Protocol {
-        call: what,
+        call: start.what,
         what: format!("a description of the wrong shape ({error})"),
     })
 }
@@ -93,42 +145,24 @@ impl Listener for Silent {
 
 async fn converse(
     launcher: &dyn Launcher,
-    plugin: &PluginRef,
-    call: String,
+    start: &Start,
     first: &ToStepHost,
     within: Duration,
     listener: Arc<dyn Listener>,
     cancel: CancellationToken,
 ) -> Result<Value, CallFailure> {
-    if let PluginRef::File(path) = plugin {
+    if let PluginRef::File(path) = &start.plugin {
         trusted(launcher.trust(), path)?;
     }
+    let call = start.what.clone();
     let first = frames::to_line(first, MAX_CALL_BYTES)
         .map_err(|error| CallFailure::TooLarge { call: call.clone(), why: error.to_string() })?;
     let running = launcher
-        .launch(plugin)
+        .launch(start)
         .await
         .map_err(|error| CallFailure::NotStarted { call: call.clone(), why: error.to_string() })?;
-    let limits = launcher.limits();
-    let (read, write) = running.socket.into_split();
-    let mut conversation = Conversation {
-        plugin,
-        call,
-        limits,
-        frames: Lines::new(BufReader::new(read), MAX_FRAME_BYTES),
-        write,
-        outputs: Some(Outputs::read(running.outputs)),
-        process: running.process,
-        teller: Teller::new(listener, limits),
-        patience: Patience::Running { until: Instant::now() + within, given: within },
-        greeted: None,
-        records: 0,
-        undo_bytes: 0,
-        last_words: None,
-    };
-    conversation.greeted = Some(Instant::now() + limits.hello.min(within));
-    let end = conversation.talk(&first, &cancel).await;
-    conversation.close(end).await
+    let conversation = Conversation::with(launcher.limits(), &start.plugin, call, running, within, listener);
+    conversation.through(Some(&first), &cancel).await
 }
 
 /// How long the call is still waited for.
@@ -183,9 +217,46 @@ struct Conversation<'a> {
     last_words: Option<String>,
 }
 
-impl Conversation<'_> {
-    async fn talk(&mut self, first: &[u8], cancel: &CancellationToken) -> End {
-        if let Err(why) = self.send_line(first).await {
+impl<'a> Conversation<'a> {
+    fn with(
+        limits: &'a HostLimits,
+        plugin: &'a PluginRef,
+        call: String,
+        running: Running,
+        within: Duration,
+        listener: Arc<dyn Listener>,
+    ) -> Self {
+        let (read, write) = running.socket.into_split();
+        Conversation {
+            plugin,
+            call,
+            limits,
+            frames: Lines::new(BufReader::new(read), MAX_FRAME_BYTES),
+            write,
+            outputs: Some(Outputs::read(running.outputs)),
+            process: running.process,
+            teller: Teller::new(listener, limits),
+            patience: Patience::Running { until: Instant::now() + within, given: within },
+            greeted: Some(Instant::now() + limits.hello.min(within)),
+            records: 0,
+            undo_bytes: 0,
+            last_words: None,
+        }
+    }
+
+    async fn through(
+        mut self,
+        first: Option<&[u8]>,
+        cancel: &CancellationToken,
+    ) -> Result<Value, CallFailure> {
+        let end = self.talk(first, cancel).await;
+        self.close(end).await
+    }
+
+    async fn talk(&mut self, first: Option<&[u8]>, cancel: &CancellationToken) -> End {
+        if let Some(first) = first
+            && let Err(why) = self.send_line(first).await
+        {
             return why;
         }
         loop {

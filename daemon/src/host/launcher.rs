@@ -1,6 +1,7 @@
 //! How a step host is started. A seam: the same conversation runs with a plain child and with a transient unit.
 
-use super::{HostLimits, PluginRef, Trust};
+use super::{HostLimits, PluginRef, Seat, Trust};
+use connect_migrator_sdk::Needs;
 use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
@@ -16,18 +17,37 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 /// Where a step host looks for programs: the daemon's own environment is not handed on.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// So that programs which a plugin starts answer in English and UTF-8.
-const LANG: &str = "C.UTF-8";
+pub(super) const LANG: &str = "C.UTF-8";
 
 /// How often the end of a process is looked for that is about to end.
 const END_POLL_MILLIS: u64 = 2;
 
+/// What is to be started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// Whose code.
+    pub plugin: PluginRef,
+    /// What for, as in "apply of the step `container` (plugin docker)".
+    pub what: String,
+    /// What it needs of the machine. `None`: everything.
+    pub needs: Option<Needs>,
+    /// The settings that [`Needs::writes_beside`](field@Needs::writes_beside) speaks of.
+    pub settings: serde_json::Value,
+    /// The folder that it may write in any case.
+    pub state_dir: Option<PathBuf>,
+    /// After this time the process is ended by whatever means the launcher has, also when the daemon is gone.
+    pub lifetime: Duration,
+    /// Set for a call that may go on when the daemon is gone.
+    pub seat: Option<Seat>,
+}
+
 /// Starts step hosts.
 pub trait Launcher: Send + Sync {
     /// Starts the process in which the plugin's code will run.
-    fn launch<'a>(&'a self, plugin: &'a PluginRef) -> BoxFuture<'a, Result<Running, NotLaunched>>;
+    fn launch<'a>(&'a self, start: &'a Start) -> BoxFuture<'a, Result<Running, NotLaunched>>;
     /// Bounds of the calls.
     fn limits(&self) -> &HostLimits;
     /// Which files may be loaded.
@@ -119,11 +139,8 @@ impl ChildLauncher {
         ours.set_nonblocking(true).map_err(|error| wrong(&error))?;
         let mut command = Command::new(&program);
         command.arg0("connect-migrator").arg("step-host");
-        match plugin {
-            PluginRef::BuiltIn(name) => command.arg("--built-in").arg(name),
-            PluginRef::File(path) => command.arg("--file").arg(path),
-        };
         command
+            .args(plugin.arguments())
             .args(self.trust.arguments())
             .env_clear()
             .env("PATH", PATH)
@@ -150,8 +167,8 @@ impl ChildLauncher {
 }
 
 impl Launcher for ChildLauncher {
-    fn launch<'a>(&'a self, plugin: &'a PluginRef) -> BoxFuture<'a, Result<Running, NotLaunched>> {
-        Box::pin(async move { self.start(plugin) })
+    fn launch<'a>(&'a self, start: &'a Start) -> BoxFuture<'a, Result<Running, NotLaunched>> {
+        Box::pin(async move { self.start(&start.plugin) })
     }
 
     fn limits(&self) -> &HostLimits {
@@ -181,18 +198,36 @@ impl ChildProcess {
         let group = self.group?;
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::Pid(group), flags) {
-            Ok(WaitStatus::Exited(_, status)) => {
-                Some(format!("ended with exit status {status} before it answered"))
-            }
-            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Some(
-                "was ended by signal 9 (SIGKILL): it lost its socket, or was killed by somebody, or for lack of memory".into(),
-            ),
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                Some(format!("was ended by signal {} ({})", signal as i32, signal.as_str()))
-            }
+            Ok(WaitStatus::Exited(_, status)) => Some(exited(status)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(signalled(signal)),
             Err(Errno::ECHILD) => Some("ended".into()),
             _ => None,
         }
+    }
+}
+
+impl PluginRef {
+    /// As a step host's command line says it.
+    pub(super) fn arguments(&self) -> [std::ffi::OsString; 2] {
+        match self {
+            PluginRef::BuiltIn(name) => ["--built-in".into(), name.into()],
+            PluginRef::File(path) => ["--file".into(), path.into()],
+        }
+    }
+}
+
+/// How a process ended by itself, as it follows "the step host".
+pub(super) fn exited(status: i32) -> String {
+    format!("ended with exit status {status} before it answered")
+}
+
+/// How a process was ended by a signal, as it follows "the step host".
+pub(super) fn signalled(signal: Signal) -> String {
+    match signal {
+        Signal::SIGKILL => {
+            "was ended by signal 9 (SIGKILL): it lost its socket, or was killed by somebody, or for lack of memory".into()
+        }
+        signal => format!("was ended by signal {} ({})", signal as i32, signal.as_str()),
     }
 }
 

@@ -17,6 +17,9 @@ pub struct HostLimits {
     pub describe: Duration,
     /// For a frame to be taken by a step host. Default 10 s.
     pub write: Duration,
+    /// For which a call that goes on without the daemon waits for one that writes down what it records, before it ends without
+    /// changing more. Default 10 min.
+    pub rejoin: Duration,
     /// Log lines per call, those on stdout and stderr included; more are counted and dropped. Default 10,000.
     pub log_lines: usize,
     /// Undo records and checkpoints per call; more are refused. Default 100,000.
@@ -25,6 +28,14 @@ pub struct HostLimits {
     pub undo_bytes: usize,
     /// Time between two progress reports that the engine hears of; the newest is kept. Default 100 ms.
     pub progress_interval: Duration,
+}
+
+impl HostLimits {
+    /// How long the process of a call may live that may take `timeout`: whoever made the call has ended it long before then, and
+    /// the process itself is not asked.
+    pub(super) fn lifetime(&self, timeout: Duration) -> Duration {
+        self.hello + timeout + self.cancel_grace + self.terminate_grace + self.exit_grace + self.rejoin
+    }
 }
 
 impl Default for HostLimits {
@@ -36,6 +47,7 @@ impl Default for HostLimits {
             exit_grace: Duration::from_secs(5),
             describe: Duration::from_secs(10),
             write: Duration::from_secs(10),
+            rejoin: Duration::from_secs(600),
             log_lines: 10_000,
             records: 100_000,
             undo_bytes: 32 * 1024 * 1024,

@@ -1,5 +1,7 @@
-//! The step host's end of the socket. When the daemon's end closes, this process ends, wherever it is.
+//! The step host's end of the socket. When the daemon's end closes, this process ends, wherever it is; unless its call has a
+//! seat ([`Survival`]): then it goes on as far as it can without the daemon, and lets a daemon that comes back take part again.
 
+use super::outcome::{self, CallKey};
 use super::{lines, load};
 use connect_migrator_sdk::frames::{
     self, FrameError, MAX_CALL_BYTES, MAX_FRAME_BYTES, MAX_LOG_MESSAGE_BYTES, SecretText, ToDaemon,
@@ -7,19 +9,28 @@ use connect_migrator_sdk::frames::{
 };
 use connect_migrator_sdk::{HostCalls, HostRefused, LogLevel, Progress, Secret};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{getpgrp, getpid};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{geteuid, getpgrp, getpid};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long a plugin waits for the daemon to make a record durable or to hand out a secret.
 const REPLY_SECONDS: u64 = 60;
+
+/// How often a plugin that waits looks whether the daemon is there.
+const LOOK_MILLIS: u64 = 250;
+
+/// Longest line of stdout or stderr that is read while the daemon does not.
+const MAX_OUTPUT_LINE_BYTES: usize = 4 * 1024;
 
 /// Exit status when the daemon is gone. Nobody is left to read it, but for a trace.
 const DAEMON_GONE: i32 = 70;
@@ -34,14 +45,41 @@ enum Reply {
 /// Told when the daemon asks the call to end.
 type OnCancel = Box<dyn Fn() + Send + Sync>;
 
+/// What a call needs to go on when the daemon is gone.
+pub(super) struct Survival {
+    /// Where a daemon that is back is awaited.
+    pub(super) listener: UnixListener,
+    /// Where the outcome is left.
+    pub(super) folder: PathBuf,
+    /// How long a request waits for a daemon to come back.
+    pub(super) within: Duration,
+    /// The reading ends of standard output and error: without them, writing there would be the end of whoever does, once the
+    /// daemon is gone.
+    pub(super) outputs: Vec<(&'static str, File)>,
+}
+
+/// Who hears what is sent.
+enum Daemon {
+    Here(UnixStream),
+    Away(Instant),
+    /// The last frame is sent.
+    Done,
+}
+
 /// The socket, shared by all threads of the step host.
 pub(super) struct Link {
-    /// `None` once the last frame is sent.
-    writer: Mutex<Option<UnixStream>>,
-    waiting: Mutex<HashMap<u64, SyncSender<Reply>>>,
+    daemon: Mutex<Daemon>,
+    /// Requests without an answer, each with its frame: a daemon that is back is asked again.
+    waiting: Mutex<BTreeMap<u64, (SyncSender<Reply>, ToDaemon)>>,
     next_id: AtomicU64,
     cancelled: CancellationToken,
     on_cancel: OnceLock<OnCancel>,
+    hello: ToDaemon,
+    within: Duration,
+    /// Where the outcome is left, and of which call. Set when a call that may survive has begun.
+    seat: OnceLock<(PathBuf, CallKey)>,
+    /// A record could not be made durable. How such a call ends says nothing about the world: the world is to be looked at.
+    unrecorded: AtomicBool,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -49,34 +87,49 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// Starts to read. The first frame of the daemon comes out of the receiver.
-    pub(super) fn start(socket: UnixStream) -> std::io::Result<(Arc<Self>, Receiver<ToStepHost>)> {
+    /// Greets, and starts to read. The first frame of the daemon comes out of the receiver.
+    pub(super) fn start(
+        socket: UnixStream,
+        hello: ToDaemon,
+        survival: Option<Survival>,
+    ) -> std::io::Result<(Arc<Self>, Receiver<ToStepHost>)> {
         let link = Arc::new(Link {
-            writer: Mutex::new(Some(socket.try_clone()?)),
+            daemon: Mutex::new(Daemon::Here(socket.try_clone()?)),
             waiting: Mutex::default(),
             next_id: AtomicU64::new(1),
             cancelled: CancellationToken::new(),
             on_cancel: OnceLock::new(),
+            within: survival.as_ref().map(|survival| survival.within).unwrap_or_default(),
+            hello,
+            seat: OnceLock::new(),
+            unrecorded: AtomicBool::new(false),
         });
         let (first, received) = mpsc::sync_channel(1);
         let reader = Arc::clone(&link);
         std::thread::Builder::new()
             .name("daemon-watch".into())
-            .spawn(move || reader.watch(socket, &first))?;
+            .spawn(move || watch(&reader, socket, &first, survival))?;
+        let _ = link.send(&link.hello); // it is short
         Ok((link, received))
     }
 
     /// Reads until the daemon is gone. Does nothing that could block on the plugin.
-    fn watch(&self, socket: UnixStream, first: &SyncSender<ToStepHost>) {
+    fn obey(&self, socket: UnixStream, first: &SyncSender<ToStepHost>, folder: Option<&PathBuf>) {
         let mut reader = BufReader::new(socket);
         let mut line = zeroize::Zeroizing::new(Vec::new());
         while let Ok(true) = lines::read_line(&mut reader, &mut line, MAX_CALL_BYTES) {
             // Both sides come from one package; what cannot be read here is a broken daemon, and there is nobody else to obey.
-            let Ok(frame) = frames::from_line::<ToStepHost>(&line) else { break };
+            let Ok(frame) = frames::from_line::<ToStepHost>(&line) else { die() };
             match frame {
                 ToStepHost::Describe | ToStepHost::Call { .. } => {
+                    if let (ToStepHost::Call { invocation }, Some(folder)) = (&frame, folder)
+                        && invocation.op.changes()
+                    {
+                        // Set twice only by a second call, which ends this process.
+                        let _ = self.seat.set((folder.clone(), CallKey::of(invocation)));
+                    }
                     if first.try_send(frame).is_err() {
-                        break;
+                        die();
                     }
                 }
                 ToStepHost::Ack { id } => self.answer(id, Reply::Ack),
@@ -86,12 +139,31 @@ impl Link {
             }
             zeroize::Zeroize::zeroize(&mut *line);
         }
-        die();
+    }
+
+    /// Waits for a daemon that is back, and tells it who speaks and what was asked and not answered.
+    fn rejoined(&self, listener: &UnixListener) -> Option<UnixStream> {
+        let (socket, _) = listener.accept().ok()?;
+        let peer = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+        if peer.uid() != geteuid().as_raw() {
+            return None;
+        }
+        let mut writing = socket.try_clone().ok()?;
+        let waiting = held(&self.waiting);
+        let mut daemon = held(&self.daemon);
+        if matches!(*daemon, Daemon::Done) {
+            return None;
+        }
+        for frame in std::iter::once(&self.hello).chain(waiting.values().map(|(_, frame)| frame)) {
+            writing.write_all(&frames::to_line(frame, MAX_FRAME_BYTES).ok()?).ok()?;
+        }
+        *daemon = Daemon::Here(writing);
+        Some(socket)
     }
 
     fn answer(&self, id: u64, reply: Reply) {
         // Gone when the plugin no longer waits.
-        if let Some(waiting) = held(&self.waiting).remove(&id) {
+        if let Some((waiting, _)) = held(&self.waiting).remove(&id) {
             let _ = waiting.try_send(reply);
         }
     }
@@ -111,23 +183,35 @@ impl Link {
         }
     }
 
-    /// Sends a frame.
+    /// Sends a frame; while the daemon is away, it is lost.
     ///
     /// # Errors
-    /// When it is too long. A socket that is closed is no error: the reader ends this process.
+    /// When it is too long. A socket that is closed is no error: the reader sees it.
     pub(super) fn send(&self, frame: &ToDaemon) -> Result<(), FrameError> {
         let line = frames::to_line(frame, MAX_FRAME_BYTES)?;
-        if let Some(socket) = held(&self.writer).as_mut() {
+        if let Daemon::Here(socket) = &mut *held(&self.daemon) {
             let _ = socket.write_all(&line);
         }
         Ok(())
     }
 
-    /// Sends the last frame; what threads of the plugin say later is dropped.
+    /// Leaves the outcome where it survives the daemon, then sends the last frame; what threads of the plugin say later is
+    /// dropped.
     pub(super) fn send_last(&self, frame: &ToDaemon) -> Result<(), FrameError> {
         let line = frames::to_line(frame, MAX_FRAME_BYTES)?;
-        if let Some(mut socket) = held(&self.writer).take() {
+        if let (ToDaemon::Result { answer }, Some((folder, call))) = (frame, self.seat.get())
+            && (matches!(answer, connect_migrator_sdk::Answer::Ok(_))
+                || !self.unrecorded.load(Ordering::SeqCst))
+            && let Err(error) = outcome::leave(folder, call, answer)
+        {
+            // Then a daemon that is cut off now looks at the world, as without a seat.
+            let message = format!("the outcome could not be left in {}: {error}", folder.display());
+            self.log(LogLevel::Warn, &message, &Map::new());
+        }
+        if let Daemon::Here(mut socket) = std::mem::replace(&mut *held(&self.daemon), Daemon::Done) {
             let _ = socket.write_all(&line);
+            // At once: others may hold this socket open for a moment longer.
+            let _ = socket.shutdown(std::net::Shutdown::Write);
         }
         Ok(())
     }
@@ -135,28 +219,57 @@ impl Link {
     fn ask(&self, frame: impl FnOnce(u64) -> ToDaemon) -> Result<Reply, String> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::sync_channel(1);
-        held(&self.waiting).insert(id, sender);
-        if let Err(error) = self.send(&frame(id)) {
-            held(&self.waiting).remove(&id);
-            return Err(error.to_string());
+        let frame = frame(id);
+        {
+            // Sent while the list is held, so that a daemon that comes back right now is not asked twice.
+            let mut waiting = held(&self.waiting);
+            if let Err(error) = self.send(&frame) {
+                return Err(error.to_string());
+            }
+            waiting.insert(id, (sender, frame));
         }
-        let reply = receiver.recv_timeout(Duration::from_secs(REPLY_SECONDS));
+        let look = Duration::from_millis(LOOK_MILLIS);
+        let mut left = Duration::from_secs(REPLY_SECONDS);
+        let reply = loop {
+            match receiver.recv_timeout(look) {
+                Err(RecvTimeoutError::Timeout) => match &*held(&self.daemon) {
+                    // Nothing may change that nobody has written down.
+                    Daemon::Away(since) if since.elapsed() >= self.within => die(),
+                    Daemon::Away(_) => {}
+                    Daemon::Here(_) | Daemon::Done => {
+                        left = left.saturating_sub(look);
+                        if left.is_zero() {
+                            break None;
+                        }
+                    }
+                },
+                reply => break reply.ok(),
+            }
+        };
         held(&self.waiting).remove(&id);
         match reply {
-            Ok(Reply::Refused(why)) => Err(why),
-            Ok(reply) => Ok(reply),
-            Err(_) => Err(format!("it did not answer within {REPLY_SECONDS} s")),
+            Some(Reply::Refused(why)) => Err(why),
+            Some(reply) => Ok(reply),
+            None => Err(format!("it did not answer within {REPLY_SECONDS} s")),
         }
+    }
+
+    fn ask_durable(&self, frame: impl FnOnce(u64) -> ToDaemon) -> Result<(), String> {
+        let done = self.ask(frame).and_then(durable);
+        if done.is_err() {
+            self.unrecorded.store(true, Ordering::SeqCst);
+        }
+        done
     }
 
     /// Returns once the daemon has made the record durable.
     pub(super) fn ask_undo(&self, data: Value) -> Result<(), String> {
-        self.ask(|id| ToDaemon::Undo { id, data }).and_then(durable)
+        self.ask_durable(|id| ToDaemon::Undo { id, data })
     }
 
     /// Returns once the daemon has made the checkpoint durable.
     pub(super) fn ask_checkpoint(&self, data: Value) -> Result<(), String> {
-        self.ask(|id| ToDaemon::Checkpoint { id, data }).and_then(durable)
+        self.ask_durable(|id| ToDaemon::Checkpoint { id, data })
     }
 
     /// Fetches a secret.
@@ -172,6 +285,61 @@ fn durable(reply: Reply) -> Result<(), String> {
     match reply {
         Reply::Ack => Ok(()),
         Reply::Secret(_) | Reply::Refused(_) => Err("it answered something else".into()),
+    }
+}
+
+/// Serves one daemon after the other.
+fn watch(
+    link: &Arc<Link>,
+    mut socket: UnixStream,
+    first: &SyncSender<ToStepHost>,
+    survival: Option<Survival>,
+) {
+    let folder = survival.as_ref().map(|survival| survival.folder.clone());
+    link.obey(socket, first, folder.as_ref());
+    // Only a call that has begun and that changes things goes on; all others are made again at no cost.
+    let Some(Survival { listener, outputs, .. }) = survival.filter(|_| link.seat.get().is_some()) else {
+        die()
+    };
+    for (name, output) in outputs {
+        let link = Arc::clone(link);
+        let _ = std::thread::Builder::new().spawn(move || forward(&link, name, output));
+    }
+    loop {
+        {
+            let mut daemon = held(&link.daemon);
+            match *daemon {
+                Daemon::Here(_) => *daemon = Daemon::Away(Instant::now()),
+                Daemon::Away(_) => {}
+                Daemon::Done => return,
+            }
+        }
+        match link.rejoined(&listener) {
+            Some(joined) => socket = joined,
+            None => {
+                // A stranger, or one that was gone at once; not a reason to turn in circles.
+                std::thread::sleep(Duration::from_millis(LOOK_MILLIS));
+                continue;
+            }
+        }
+        link.obey(socket, first, folder.as_ref());
+    }
+}
+
+/// Reads what nobody else reads any more.
+fn forward(link: &Link, name: &'static str, output: File) {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        match lines::read_line(&mut reader, &mut line, MAX_OUTPUT_LINE_BYTES) {
+            Ok(false) => return,
+            Err(error) if error.kind() != std::io::ErrorKind::InvalidData => return,
+            Ok(true) | Err(_) => {
+                let text = String::from_utf8_lossy(&line);
+                let text = shortened(&text, MAX_OUTPUT_LINE_BYTES).trim_end();
+                link.log(LogLevel::Warn, &format!("{name}: {text}"), &Map::new());
+            }
+        }
     }
 }
 

@@ -13,6 +13,10 @@
 //!
 //! A step host ends at once when its socket closes: after a `kill -9` of the daemon nothing goes on changing things. What a
 //! plugin starts belongs to the step host's process group and ends with it; a process that leaves the group is out of reach.
+//!
+//! In a unit of its own (`transient`) a call that changes things has a [`Seat`] instead, and goes on when the daemon is gone. What
+//! it records then waits for a daemon that is back, so that nothing is changed unrecorded; how it ends is left in a file before it
+//! is reported (`outcome`). A daemon that starts again takes part in the call that it finds running, or reads the file.
 
 mod built_in;
 mod conversation;
@@ -24,16 +28,21 @@ mod lines;
 mod link;
 mod listener;
 mod load;
+mod outcome;
 mod output;
 mod process;
+mod sandbox;
+mod transient;
 mod trust;
 
-pub use conversation::{CallRequest, call, describe};
+pub use conversation::{CallRequest, call, describe, rejoin};
 pub use failure::CallFailure;
-pub use launcher::{ChildLauncher, Launcher, NotLaunched, Running, StepProcess};
+pub use launcher::{ChildLauncher, Launcher, NotLaunched, Running, Start, StepProcess};
 pub use limits::HostLimits;
 pub use listener::Listener;
+pub use outcome::{CallKey, Seat, found as outcome_found};
 pub use process::step_host_main;
+pub use transient::{SurvivorError, TransientLauncher};
 pub use trust::{Trust, Untrusted};
 
 use sha2::{Digest as _, Sha256};

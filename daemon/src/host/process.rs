@@ -1,7 +1,7 @@
 //! The step host itself: the process in which one call is made.
 
 use super::fit::Misfit;
-use super::link::Link;
+use super::link::{Link, Survival};
 use super::load::{self, Loaded};
 use super::{PluginRef, Trust, built_in};
 use connect_migrator_sdk::boundary::{ABI_MAJOR, ABI_MINOR};
@@ -13,10 +13,11 @@ use nix::sys::resource::{Resource, setrlimit};
 use serde_json::json;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The command line or standard input is not that of a step host. Somebody called it by hand.
 const EXIT_USAGE: u8 = 64;
@@ -25,6 +26,17 @@ const EXIT_USAGE: u8 = 64;
 struct Task {
     plugin: PluginRef,
     trust: Trust,
+    survives: Option<Survives>,
+}
+
+/// That the call may go on without the daemon.
+struct Survives {
+    /// Where the outcome is left.
+    folder: PathBuf,
+    /// Where a daemon that is back finds the step host.
+    socket: PathBuf,
+    /// How long a request waits for it.
+    within: Duration,
 }
 
 /// Everything that `connect-migrator step-host` does. To be called first thing in `main`: before any runtime, thread or
@@ -51,15 +63,20 @@ pub fn step_host_main() -> ExitCode {
     }
 }
 
-/// `--file <path>` or `--built-in <name>`; in tests also `--trusted-owner <uid> --trusted-below <folder>`.
+/// `--file <path>` or `--built-in <name>`; for a call that may go on without the daemon `--seat <folder> --rejoin <socket>
+/// --rejoin-within-millis <number>`; in tests also `--trusted-owner <uid> --trusted-below <folder>`.
 fn task() -> Result<Task, String> {
     let mut words = std::env::args_os().skip(2);
     let (mut plugin, mut owner, mut below) = (None, None, None);
+    let (mut folder, mut socket, mut within) = (None, None, None);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("`{}` wants a value", word.display()))?;
         match word.to_str() {
             Some("--file") => plugin = Some(PluginRef::File(value.into())),
             Some("--built-in") => plugin = Some(PluginRef::BuiltIn(value.to_string_lossy().into_owned())),
+            Some("--seat") => folder = Some(PathBuf::from(value)),
+            Some("--rejoin") => socket = Some(PathBuf::from(value)),
+            Some("--rejoin-within-millis") => within = value.to_str().and_then(|millis| millis.parse().ok()),
             Some("--trusted-owner") => owner = value.to_str().and_then(|uid| uid.parse().ok()),
             Some("--trusted-below") => below = Some(PathBuf::from(value)),
             _ => return Err(format!("`{}` is not known", word.display())),
@@ -69,7 +86,11 @@ fn task() -> Result<Task, String> {
         (Some(owner), Some(below)) => Trust::in_a_test(owner, &below),
         _ => Trust::default(),
     };
-    Ok(Task { plugin: plugin.ok_or("no plugin is named")?, trust })
+    let survives = match (folder, socket, within.map(Duration::from_millis)) {
+        (Some(folder), Some(socket), Some(within)) => Some(Survives { folder, socket, within }),
+        _ => None,
+    };
+    Ok(Task { plugin: plugin.ok_or("no plugin is named")?, trust, survives })
 }
 
 /// The socket, which stands in for standard input; what the plugin starts must not inherit it.
@@ -89,15 +110,29 @@ enum Code {
     Linked(connect_migrator_sdk::Plugin),
 }
 
+impl Survives {
+    fn prepare(&self) -> Result<Survival, String> {
+        let listener = UnixListener::bind(&self.socket)
+            .map_err(|error| format!("it cannot listen on {}: {error}", self.socket.display()))?;
+        // Pipes can be opened anew for reading. What cannot be is no pipe, and needs no reader.
+        let outputs = [("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
+            .into_iter()
+            .filter_map(|(name, path)| Some((name, File::open(path).ok()?)))
+            .collect();
+        Ok(Survival { listener, folder: self.folder.clone(), within: self.within, outputs })
+    }
+}
+
 fn serve(task: &Task, socket: UnixStream) -> Result<(), String> {
-    let (link, first) = Link::start(socket).map_err(|error| format!("it cannot start a thread: {error}"))?;
+    let survival = task.survives.as_ref().map(Survives::prepare).transpose()?;
     let hello = ToDaemon::Hello {
         protocol: PROTOCOL,
         abi_major: ABI_MAJOR,
         abi_minor: ABI_MINOR,
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    link.send(&hello).map_err(|error| error.to_string())?;
+    let (link, first) =
+        Link::start(socket, hello, survival).map_err(|error| format!("it cannot start a thread: {error}"))?;
     // Bounded by the daemon's patience: when it goes, this process ends.
     let asked = first.recv().map_err(|error| error.to_string())?;
     let last = match code(task) {

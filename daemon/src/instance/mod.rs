@@ -91,6 +91,18 @@ impl Instance {
         self.state_dir().join("plugins").join(migration)
     }
 
+    /// The folder in which calls that may go on without the daemon leave how they ended, below the migration's id.
+    #[must_use]
+    pub fn calls_dir(&self) -> PathBuf {
+        self.state_dir().join("calls")
+    }
+
+    /// The folder for a copy of the running program, for the time that the installed one is another.
+    #[must_use]
+    pub fn program_dir(&self) -> PathBuf {
+        self.state_dir().join("program")
+    }
+
     /// Where plugins are installed; the first folder that has one wins.
     #[must_use]
     pub fn plugin_dirs(&self) -> Vec<PathBuf> {

@@ -14,11 +14,11 @@ pub use secrets::StoredSecrets;
 use crate::bus::Bus;
 use crate::cli::Exit;
 use crate::engine::{Command, Engine, Finish, Reply, WallClock};
-use crate::host::ChildLauncher;
+use crate::host::{ChildLauncher, Launcher, TransientLauncher};
 use crate::instance::Instance;
 use crate::report::Report;
 use crate::state::{End, InstanceLock, LockError, SqliteStore, Store, View};
-use crate::systemd::units::BusAddress;
+use crate::systemd::units::{BusAddress, Units};
 use crate::systemd::{journal, notify::Notify};
 use connect_migrator_sdk::Op;
 use jiff::Timestamp;
@@ -31,11 +31,22 @@ use tokio::sync::{mpsc, oneshot};
 /// How many commands may wait for the engine.
 const COMMAND_QUEUE: usize = 8;
 
+/// In what kind of process steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum StepsRunAs {
+    /// Children of the daemon, which end with it.
+    #[default]
+    Children,
+    /// Transient units, each with a sandbox of its own. A call that changes things goes on when the daemon is gone, and the next
+    /// daemon takes part in it again.
+    Units,
+}
+
 /// Goes on with the open migration of an instance, or begins a new one, until it ends, is parked, or needs an operator.
-pub async fn run(instance: &Instance) -> Exit {
+pub async fn run(instance: &Instance, steps: StepsRunAs) -> Exit {
     journal::init(journal::Mode::Daemon);
     let teller = Arc::new(Teller::new(instance.name(), Notify::from_environment()));
-    let exit = match begin(instance, &teller).await {
+    let exit = match begin(instance, steps, &teller).await {
         Ok(Begun::Run(engine, _lock)) => go(instance, *engine, &teller).await,
         Ok(Begun::Ended(view, end, _lock)) => {
             teller.ready();
@@ -61,7 +72,7 @@ enum Begun {
     Ended(Box<View>, End, InstanceLock),
 }
 
-async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Failed> {
+async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> Result<Begun, Failed> {
     let unusable = |why: &dyn std::fmt::Display| (Exit::Unusable, why.to_string());
     let state_dir = instance.state_dir();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(|error| {
@@ -79,7 +90,8 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Faile
     {
         return Ok(Begun::Ended(Box::new(view), end, lock));
     }
-    let launcher = Arc::new(ChildLauncher::default());
+    let (launcher, caller) =
+        launchers(instance, steps, &view).await.map_err(|error| (Exit::Failed, error))?;
     let Recovered { plan, begins } = recover::recover(instance, store.as_ref(), launcher.as_ref())
         .await
         .map_err(|error| unusable(&error))?;
@@ -87,7 +99,7 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Faile
     let engine = Engine::new(
         plan,
         store,
-        Arc::new(HostCaller::new(launcher)),
+        Arc::new(caller),
         Arc::new(StoredSecrets),
         Arc::clone(teller) as Arc<dyn crate::engine::Observer>,
         Arc::new(WallClock),
@@ -100,6 +112,40 @@ async fn begin(instance: &Instance, teller: &Arc<Teller>) -> Result<Begun, Faile
     // Before the daemon is ready: whoever started it may ask at once.
     engine.go_on().map_err(|error| unusable(&error))?;
     Ok(Begun::Run(Box::new(engine), lock))
+}
+
+/// Who starts steps. Steps of an earlier start have ended when this returns, but for the one call that may go on.
+async fn launchers(
+    instance: &Instance,
+    steps: StepsRunAs,
+    view: &View,
+) -> Result<(Arc<dyn Launcher>, HostCaller), String> {
+    let transient = match Units::system().await {
+        Ok(units) => {
+            let launcher = TransientLauncher::new(Arc::new(units), instance.name(), &instance.program_dir());
+            let goes_on = view.cut_off().map(|call| call.number);
+            launcher.clear(goes_on).await.map_err(|error| error.to_string())?;
+            Some(Arc::new(launcher))
+        }
+        Err(error) => {
+            if steps == StepsRunAs::Units {
+                let why =
+                    format!("steps run as children of the daemon, because systemd cannot be asked: {error}");
+                journal::say(instance.name(), journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
+            }
+            None
+        }
+    };
+    let calls = instance.calls_dir();
+    Ok(match transient {
+        Some(launcher) if steps == StepsRunAs::Units => {
+            (Arc::clone(&launcher) as Arc<dyn Launcher>, HostCaller::surviving(&calls, launcher))
+        }
+        other => {
+            let launcher: Arc<dyn Launcher> = Arc::new(ChildLauncher::default());
+            (Arc::clone(&launcher), HostCaller::new(launcher).finding(&calls, other))
+        }
+    })
 }
 
 /// Writes the report; after the end of a migration, undoes what was set up for its time only. Done twice, it is done once.

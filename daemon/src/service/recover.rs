@@ -141,17 +141,20 @@ pub(super) fn is_tidy(instance: &Instance, view: &View) -> bool {
     !instance.pinned_plugins_dir(view.migration()).exists()
 }
 
-/// Removes the plugins that were kept for the migration. The steps' folders stay: they hold the logs of rebuilt content.
+/// Removes what was kept for the time of the migration only: outcomes of calls, and last the plugins. The steps' folders stay: they
+/// hold the logs of rebuilt content.
 pub(super) fn tidy(instance: &Instance, view: &View) {
-    let dir = instance.pinned_plugins_dir(view.migration());
-    if let Err(error) = std::fs::remove_dir_all(&dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        journal::say(
-            instance.name(),
-            journal::ids::AROUND_FAILED,
-            journal::Priority::Warning,
-            &format!("could not remove {}: {error}", dir.display()),
-        );
+    let calls = instance.calls_dir().join(view.migration());
+    for dir in [calls, instance.program_dir(), instance.pinned_plugins_dir(view.migration())] {
+        if let Err(error) = std::fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            journal::say(
+                instance.name(),
+                journal::ids::AROUND_FAILED,
+                journal::Priority::Warning,
+                &format!("could not remove {}: {error}", dir.display()),
+            );
+        }
     }
 }

@@ -180,6 +180,13 @@ impl View {
         self.calls.iter_mut().rev().find(|call| call.number == number)
     }
 
+    /// The call that was under way when the run was cut off, if it may have changed things. A later call is made only when it is
+    /// known that this one has ended.
+    #[must_use]
+    pub fn cut_off(&self) -> Option<&CallRecord> {
+        self.calls.last().filter(|call| self.is_open() && call.result.is_none() && call.op.changes())
+    }
+
     /// The number that the next call gets.
     #[must_use]
     pub fn next_call(&self) -> u64 {

@@ -1,9 +1,13 @@
 //! The part of systemd's D-Bus interface that is used here; the whole is in `org.freedesktop.systemd1(5)`.
 
-use zbus::OwnedObjectPath;
+use zbus::{OwnedObjectPath, Variant};
 
 /// A change to the links of unit files: what was done (`symlink`, `unlink`), on which path, pointing where.
 pub type UnitFileChange = (String, String, String);
+
+/// A unit in a list: name, description, load state, active state, sub state, followed unit, object, job, its kind, its object.
+pub type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 /// The manager of all units.
 #[zbus::proxy(
@@ -57,6 +61,30 @@ pub trait Manager {
 
     /// `enabled`, `disabled`, `static`, `masked`, …
     fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
+
+    /// Makes and starts a unit that has no file.
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        beside: &[(&str, Vec<(&str, Variant<'_>)>)],
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    /// The object of a unit that is loaded.
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+
+    /// Sends a signal to processes of the unit: `main`, `control`, `all`.
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+
+    /// Keeps the unit loaded as long as this connection lives.
+    fn ref_unit(&self, name: &str) -> zbus::Result<()>;
+
+    /// Undoes [`Manager::ref_unit`].
+    fn unref_unit(&self, name: &str) -> zbus::Result<()>;
+
+    /// The loaded units in these states (all, if none is named) whose names match one of the patterns.
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
 
     /// A job has ended: `done`, `failed`, `canceled`, `timeout`, `dependency`, `skipped`, …
     #[zbus(signal)]

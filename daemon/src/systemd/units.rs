@@ -7,9 +7,11 @@
 mod error;
 mod job;
 mod status;
+mod transient;
 
 pub use error::UnitError;
 pub use status::UnitStatus;
+pub use transient::{Ended, LastRun};
 
 use super::cgroup::Cgroups;
 use super::processes::Process;

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use connect_migrator::host::{
-    CallFailure, CallRequest, ChildLauncher, HostLimits, Listener, PluginRef, Trust, call,
+    CallFailure, CallRequest, ChildLauncher, HostLimits, Launcher, Listener, PluginRef, Trust, call,
 };
 use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress, Secret, Source};
 use serde_json::{Map, Value};
@@ -144,14 +144,14 @@ impl Listener for Ear {
 
 /// One call with what it told.
 pub async fn told(
-    launcher: &ChildLauncher,
+    launcher: &dyn Launcher,
     plugin: &PluginRef,
     invocation: Invocation,
     timeout: Duration,
     cancel: CancellationToken,
 ) -> (Result<Value, CallFailure>, Arc<Ear>) {
     let ear = Arc::new(Ear::default());
-    let request = CallRequest { plugin: plugin.clone(), invocation, timeout };
+    let request = CallRequest::new(plugin.clone(), invocation, timeout);
     let result = call(launcher, request, Arc::clone(&ear) as _, cancel).await;
     (result, ear)
 }

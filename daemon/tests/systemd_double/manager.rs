@@ -1,5 +1,6 @@
 //! The double's D-Bus objects.
 
+use super::transient::{self, Properties};
 use super::world::{Told, Unit, World};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use zbus::{Connection, OwnedObjectPath};
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-type Shared = Arc<Mutex<World>>;
+pub type Shared = Arc<Mutex<World>>;
 type Changes = Vec<(String, String, String)>;
 
 /// systemd's own errors.
@@ -268,6 +269,61 @@ impl Manager {
         }
     }
 
+    async fn start_transient_unit(
+        &self,
+        name: String,
+        mode: String,
+        properties: Properties,
+        _beside: Vec<(String, Properties)>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Refusal> {
+        assert_eq!(mode, "fail");
+        self.ask("StartTransientUnit", &name);
+        if self.world.lock().unwrap().units.contains_key(&name) {
+            return Err(Refusal::UnitExists(format!("Unit {name} was already loaded.")));
+        }
+        transient::start(&self.world, &name, properties);
+        show(connection, &self.world, &name).await;
+        Ok(job_path(0))
+    }
+
+    async fn get_unit(&self, name: String) -> Result<OwnedObjectPath, Refusal> {
+        if self.world.lock().unwrap().units.contains_key(&name) {
+            return Ok(unit_path(&name));
+        }
+        Err(Refusal::NoSuchUnit(format!("Unit {name} not loaded.")))
+    }
+
+    async fn kill_unit(&self, name: String, whom: String, signal: i32) -> Result<(), Refusal> {
+        assert_eq!(whom, "all");
+        self.ask(&format!("KillUnit {signal}"), &name);
+        transient::kill(&self.world, &name, signal)
+            .ok_or_else(|| Refusal::NoSuchUnit(format!("Unit {name} not loaded.")))
+    }
+
+    async fn ref_unit(&self, name: String) -> Result<(), Refusal> {
+        self.get_unit(name).await.map(drop)
+    }
+
+    async fn unref_unit(&self, name: String) -> Result<(), Refusal> {
+        let mut world = self.world.lock().unwrap();
+        match world.units.get(&name).map(|unit| unit.is_running()) {
+            Some(false) => drop(world.units.remove(&name)),
+            Some(true) => {}
+            None => return Err(Refusal::NoSuchUnit(format!("Unit {name} not loaded."))),
+        }
+        Ok(())
+    }
+
+    async fn list_units_by_patterns(
+        &self,
+        states: Vec<String>,
+        patterns: Vec<String>,
+    ) -> Vec<transient::Listed> {
+        assert!(states.is_empty());
+        transient::listed(&self.world.lock().unwrap(), &patterns)
+    }
+
     async fn reload(&self) {
         let mut world = self.world.lock().unwrap();
         world.asked.push("Reload".into());
@@ -282,7 +338,9 @@ struct UnitObject {
 
 impl UnitObject {
     fn read<T>(&self, look: impl FnOnce(&Unit) -> T) -> T {
-        look(self.world.lock().unwrap().units.get(&self.name).unwrap())
+        // A unit that was forgotten between two questions.
+        let gone = Unit { loaded: false, ..Unit::named(&self.name) };
+        look(self.world.lock().unwrap().units.get(&self.name).unwrap_or(&gone))
     }
 }
 
@@ -344,7 +402,9 @@ struct UnitService {
 
 impl UnitService {
     fn read<T>(&self, look: impl FnOnce(&Unit) -> T) -> T {
-        look(self.world.lock().unwrap().units.get(&self.name).unwrap())
+        // A unit that was forgotten between two questions.
+        let gone = Unit { loaded: false, ..Unit::named(&self.name) };
+        look(self.world.lock().unwrap().units.get(&self.name).unwrap_or(&gone))
     }
 }
 
@@ -372,7 +432,15 @@ impl UnitService {
     }
     #[zbus(property)]
     async fn result(&self) -> String {
-        "success".into()
+        self.read(|unit| unit.result.clone())
+    }
+    #[zbus(property)]
+    async fn exec_main_code(&self) -> i32 {
+        self.read(|unit| unit.main_end.0)
+    }
+    #[zbus(property)]
+    async fn exec_main_status(&self) -> i32 {
+        self.read(|unit| unit.main_end.1)
     }
     #[zbus(property, name = "TimeoutStopUSec")]
     async fn stop_timeout(&self) -> u64 {

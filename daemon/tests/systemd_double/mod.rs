@@ -8,6 +8,7 @@
 pub mod bus;
 pub mod manager;
 pub mod scene;
+pub mod transient;
 pub mod web;
 pub mod world;
 

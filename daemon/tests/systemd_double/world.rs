@@ -30,6 +30,12 @@ pub struct Unit {
     pub triggered_by: Vec<String>,
     pub required_by: Vec<String>,
     pub behaviour: Behaviour,
+    /// How the last run ended, in systemd's word.
+    pub result: String,
+    /// `ExecMainCode` and `ExecMainStatus`.
+    pub main_end: (i32, i32),
+    /// Made without a file: the names and values of its properties, as text.
+    pub transient: Option<Vec<(String, String)>>,
 }
 
 impl Unit {
@@ -54,6 +60,9 @@ impl Unit {
             triggered_by: Vec::new(),
             required_by: Vec::new(),
             behaviour: Behaviour::default(),
+            result: "success".into(),
+            main_end: (0, 0),
+            transient: None,
         }
     }
 
@@ -169,6 +178,11 @@ impl World {
             next_job: 1,
             folder: folder.into(),
         }
+    }
+
+    /// What stands for /run.
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.join("runtime")
     }
 
     pub fn add(&mut self, unit: Unit) {

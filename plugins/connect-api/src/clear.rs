@@ -85,7 +85,14 @@ impl Step for ClearCaches {
     type Undo = ClearCachesUndo;
 
     fn info() -> StepInfo {
+        // The data directory is where Connect's configuration says, and other steps may have moved it.
         StepInfo::new("clear-caches", "Deletes all runtime caches, which were built on the old distribution")
+            .needs(
+                Needs::nothing()
+                    .network()
+                    .capabilities(&["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER"])
+                    .writes(&["/"]),
+            )
     }
 
     async fn check(config: &Self::Config, cx: &Context) -> Result<Vec<Finding>, StepError> {

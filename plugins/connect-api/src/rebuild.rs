@@ -50,6 +50,8 @@ impl Step for Rebuild {
             "rebuild",
             "Builds the environment of every content item, so that no visitor has to wait for it",
         )
+        // Connect's configuration may be readable by its own user only.
+        .needs(Needs::nothing().network().capabilities(&["CAP_DAC_READ_SEARCH"]))
     }
 
     async fn check(config: &Self::Config, cx: &Context) -> Result<Vec<Finding>, StepError> {

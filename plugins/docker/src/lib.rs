@@ -30,6 +30,20 @@ impl Step for Docker {
         StepInfo::new("docker", "Runs Connect in a container of the docker engine on this host")
             .starts_target()
             .needs_source_stopped()
+            .needs(
+                Needs::nothing()
+                    .network()
+                    .processes()
+                    .capabilities(&[
+                        "CAP_CHOWN",
+                        "CAP_DAC_OVERRIDE",
+                        "CAP_DAC_READ_SEARCH",
+                        "CAP_FOWNER",
+                        "CAP_KILL",
+                    ])
+                    // Also into the data directory, which is where Connect's configuration says.
+                    .writes(&["/"]),
+            )
     }
 
     async fn check(config: &Settings, cx: &Context) -> Result<Vec<Finding>, StepError> {

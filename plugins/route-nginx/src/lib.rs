@@ -51,6 +51,24 @@ fn route<'a>(settings: &'a Settings, cx: &'a Context) -> Route<'a, SystemdUnit> 
     Route { settings, cx, service: SystemdUnit::new(&settings.unit, settings.reload_time()) }
 }
 
+/// The one file that is changed, and what `nginx -t` opens and makes while it tests: logs, the number of the main process, folders
+/// for temporary files, listening sockets.
+fn needs() -> Needs {
+    Needs::nothing()
+        .network()
+        .processes()
+        .capabilities(&[
+            "CAP_CHOWN",
+            "CAP_DAC_OVERRIDE",
+            "CAP_DAC_READ_SEARCH",
+            "CAP_FOWNER",
+            "CAP_NET_BIND_SERVICE",
+        ])
+        .writes(&["/etc/nginx", "/run", "/var/cache/nginx", "/var/lib/nginx", "/var/log"])
+        .writes_beside("/site")
+        .writes_beside("/configuration")
+}
+
 impl Step for RouteNginx {
     type Config = Settings;
     type Undo = Undo;
@@ -61,6 +79,7 @@ impl Step for RouteNginx {
             "Leads nginx' requests for Connect to the container, with a maintenance page in the window",
         )
         .routes()
+        .needs(needs())
     }
 
     async fn check(config: &Settings, cx: &Context) -> Result<Vec<Finding>, StepError> {

@@ -68,6 +68,10 @@ pub enum Misdeed {
     AbortAfterUndo,
     /// Writes a growing number to the file `beat`, for ever, hearing nothing; a child does so with `childs-beat`.
     BeatsForEver,
+    /// Writes `begun`, waits for the file `go` (or to be cancelled), fills stdout, and writes `done`.
+    WorksAlone,
+    /// As `works-alone`, but has to record something before it writes `done`.
+    RecordsLater,
 }
 
 impl Misdeed {

@@ -150,6 +150,7 @@ async fn commit(misdeed: Misdeed, cx: &Context) -> Result<(), StepError> {
             }
         }
         Misdeed::BeatsForEver => beat(cx)?,
+        Misdeed::WorksAlone | Misdeed::RecordsLater => work(cx, misdeed == Misdeed::RecordsLater).await?,
         Misdeed::BigAnswer | Misdeed::NotJson | Misdeed::NotUtf8 | Misdeed::WrongShape | Misdeed::Empty => {}
     }
     Ok(())
@@ -196,6 +197,33 @@ fn beat(cx: &Context) -> Result<(), StepError> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// How often a step that waits for a file looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+async fn work(cx: &Context, records: bool) -> Result<(), StepError> {
+    let file = |name: &str| cx.state_dir().join(name);
+    let write = |name: &str| {
+        std::fs::write(file(name), "").map_err(|error| StepError::new(format!("write {name}")).because(error))
+    };
+    cx.record_undo(&"begun")?;
+    write("begun")?;
+    while !file("go").exists() {
+        if cx.is_cancelled() {
+            return Err(StepError::cancelled("work"));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    // More than a pipe holds, by ourselves and by a program.
+    println!("{}", "z".repeat(CHUNK_BYTES));
+    let shouting = Command::new("sh").args(["-c", "seq 1 100000 >&2"]).status();
+    shouting.map_err(|error| StepError::new("run seq").because(error))?;
+    if records {
+        cx.record_undo(&"done")?;
+        cx.checkpoint(&"done")?;
+    }
+    write("done")
 }
 
 /// The step host's sockets, which are none of a plugin's business.

@@ -88,7 +88,7 @@ impl UnitError {
     }
 
     /// The bus was lost on the way: the question may be asked again.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         let UnitError::Refused { why, .. } = self else { return false };
         match why {
             zbus::Error::InputOutput(_) | zbus::Error::Connection(..) => true,

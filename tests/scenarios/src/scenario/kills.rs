@@ -11,6 +11,7 @@ pub(super) const ALL: &[Scenario] = &[
         "killed with -9 at every call of a rollback: it resumes by itself and ends as before",
         on_the_way_back,
     ),
+    one("killed with -9 in the midst of a step: the step goes on, and its real end is learnt", goes_on),
     one("the power is cut while the container starts: it resumes after the boot and ends well", power_cut),
 ];
 
@@ -101,6 +102,53 @@ fn on_the_way_back(lab: &Lab) -> Tried {
             "closed",
         ],
     )?;
+    ended_once(lab)
+}
+
+/// Keeps a copy of every step's unit, which is there for a moment only.
+const KEEP_UNITS: &str = "mkdir -p /root/lab/units
+    systemd-run --quiet --unit=lab-units sh -c 'while :; do
+        cp -n /run/systemd/transient/connect-migrator-step-*.service /root/lab/units/ 2>/dev/null; sleep 0.05; done'";
+
+/// The unit in which the container is started.
+const CONTAINERS_UNIT: &str =
+    "systemctl list-units --plain --no-legend 'connect-migrator-step-prod.*.service' |
+    awk '/apply of the step `container`/ { print $1 }'";
+
+/// What systemd thinks of the daemon and of every step's unit that was kept: the figure, and whose it is.
+const FIGURES: &str = r#"cd /root/lab/units && systemctl stop lab-units
+    systemd-analyze security --no-pager connect-migrator@prod | sed -n 's/^.*level for //p'
+    for unit in *.service; do
+        what=$(sed -n 's/^Description=[^:]*: //p' $unit | sed 's/^[a-z-]* of the step/step/')
+        echo "$what: $(systemd-analyze security --no-pager --offline=true ./$unit | sed -n 's/^.*level for [^:]*: //p')"
+    done | sort -u"#;
+
+fn goes_on(lab: &Lab) -> Tried {
+    lab.write_runbook(&Runbook::tag("slow").text())?;
+    lab.must(KEEP_UNITS)?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_for("the step that starts the container", &format!("{CONTAINERS_UNIT} | grep -q ."))?;
+    let unit = lab.ask(CONTAINERS_UNIT)?;
+    let main = format!("systemctl show -P MainPID {unit}");
+    let before = lab.must(&main)?;
+    lab.must("kill -9 $(systemctl show -P MainPID connect-migrator@prod)")?;
+    ensure!(lab.must(&main)? == before, "the step did not go on without the daemon");
+    let end = lab.assert_good_end()?;
+    ensure!(end == "committed", "it ended {end}");
+    // Made once, and not looked for in the world: the next daemon took part in it, or found how it had ended.
+    let count = |what: &str| {
+        lab.ask(&format!(
+            "sqlite3 -readonly /var/lib/connect-migrator/prod/state.db \
+             \"select count(*) from event where body like '%\"event\":\"intent\"%' and body like '%\"step\":\"container\"%' \
+             and body like '%\"op\":\"{what}\"%'\""
+        ))
+    };
+    let (made, probed) = (count("apply")?, count("probe")?);
+    ensure!(
+        (made.as_str(), probed.as_str()) == ("1", "0"),
+        "{made} applies and {probed} probes of the container"
+    );
+    println!("{}", lab.must(FIGURES)?);
     ended_once(lab)
 }
 

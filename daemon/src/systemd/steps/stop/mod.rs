@@ -10,7 +10,7 @@ use super::span::Span;
 use crate::systemd::processes::listed;
 use crate::systemd::units::{LEFTOVER_TIMEOUT_SECS, UnitStatus, Units};
 use connect_migrator_sdk::{
-    Change, Context, Finding, Op, Outcome, Step, StepError, StepInfo, Undone, Verdict,
+    Change, Context, Finding, Needs, Op, Outcome, Step, StepError, StepInfo, Undone, Verdict,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,13 @@ impl Step for Stop {
     type Undo = StopUndo;
 
     fn info() -> StepInfo {
-        StepInfo::new("stop", "Stops Connect on this host and masks its unit").stops_source()
+        // Units are systemd's work. To see which program a process of another user runs is a matter of CAP_SYS_PTRACE.
+        let needs = Needs::nothing()
+            .network()
+            .processes()
+            .capabilities(&["CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"])
+            .writes(&["/run/systemd"]);
+        StepInfo::new("stop", "Stops Connect on this host and masks its unit").stops_source().needs(needs)
     }
 
     async fn check(config: &StopConfig, cx: &Context) -> Result<Vec<Finding>, StepError> {
