@@ -10,6 +10,8 @@ pub const REPOSITORY: &str = "127.0.0.1:5000/posit/connect";
 pub struct Runbook {
     /// Lines before `[connect]`.
     pub head: String,
+    /// The step that runs the container: `docker` or `podman`.
+    pub engine: &'static str,
     /// The image.
     pub image: String,
     /// More settings of the container step, each beginning with a comma.
@@ -31,6 +33,7 @@ impl Default for Runbook {
     fn default() -> Self {
         Runbook {
             head: String::new(),
+            engine: "docker",
             image: format!("{REPOSITORY}:{CONNECT_VERSION}-ubuntu-24.04-std"),
             container: String::new(),
             after_container: String::new(),
@@ -55,6 +58,13 @@ impl Runbook {
         Runbook { soak: r#"{ for = "1s", then = "wait", every = "1s" }"#.into(), ..Runbook::default() }
     }
 
+    /// With podman instead of docker.
+    #[must_use]
+    pub fn podman(mut self) -> Self {
+        self.engine = "podman";
+        self
+    }
+
     /// With more settings of the container step.
     #[must_use]
     pub fn container(mut self, settings: &str) -> Self {
@@ -65,7 +75,8 @@ impl Runbook {
     /// As it stands in the file.
     #[must_use]
     pub fn text(&self) -> String {
-        let Runbook { head, image, container, after_container, caches_after_route, site, soak, key } = self;
+        let Runbook { head, engine, image, container, after_container, caches_after_route, site, soak, key } =
+            self;
         let caches = "\n[[step]]\nid = \"caches\"\nuses = \"connect-api/clear-caches\"\n";
         let (before_route, after_route) = if *caches_after_route { ("", caches) } else { (caches, "") };
         // Debian gives the group 999 of the images to others: the container keeps the host's numbers.
@@ -83,7 +94,7 @@ uses = "systemd/stop"
 
 [[step]]
 id = "container"
-uses = "docker"
+uses = "{engine}"
 with = {{ image = "{image}", publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
 {after_container}{before_route}
 [[step]]
