@@ -13,10 +13,11 @@ use crate::{archive, files, reference};
 use bollard::models::{ContainerCreateBody, HostConfig, ImageInspect};
 use connect_migrator_connect::container::Derived;
 use connect_migrator_connect::installation::Installation;
+use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_connect::version::Version;
-use connect_migrator_sdk::{Context, Finding, Progress, Severity, StepError};
+use connect_migrator_sdk::{Context, Finding, Outcome, Progress, Severity, StepError};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An image on this host that has the source's version.
 #[derive(Debug)]
@@ -182,6 +183,15 @@ pub fn write_folder(subject: &Subject<'_>, cx: &Context, derived: &Derived) -> R
     let mode = mode.permissions().mode() & 0o777;
     files::write(&subject.staged_config(), &derived.gcfg.to_bytes(), mode)?;
     Ok(())
+}
+
+/// Says with the outcome what is kept in the data directory for the container: a step that moves the data is not to carry it.
+#[must_use]
+pub fn telling_of_guard(outcome: Outcome, subject: &Subject<'_>, data_guard: &Path) -> Outcome {
+    match data_guard.file_name() {
+        Some(name) => outcome.fact(kept_in_data_key(&subject.step), &[name.to_string_lossy()]),
+        None => outcome,
+    }
 }
 
 /// Writes the file that tells the data from an empty mount point.

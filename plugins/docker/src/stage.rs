@@ -2,7 +2,6 @@
 
 use crate::container_spec::{self, mask_guard};
 use crate::ordering;
-use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_container::check;
 use connect_migrator_container::engine::{Engine, EngineError};
 use connect_migrator_container::files;
@@ -51,10 +50,7 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
             derived.changes.len()
         ))
         .and(format!("container {name} created, not started"));
-    if let Some(guard) = parts.data_guard.file_name() {
-        let kept = [guard.to_string_lossy()];
-        outcome = outcome.fact(kept_in_data_key(&subject.step), &kept);
-    }
+    outcome = stage::telling_of_guard(outcome, subject, &parts.data_guard);
     if let Some(unit) = ordered {
         outcome = outcome.and(format!("after a reboot docker starts after {unit}"));
     }

@@ -76,6 +76,7 @@ async fn with_engine<S: Units>(
             derived.changes.len()
         ))
         .and(format!("{} written, not started", unit_file(subject, form).display()));
+    outcome = stage::telling_of_guard(outcome, subject, &parts.data_guard);
     if let Some(words) = selinux.shown() {
         outcome = outcome.and(words);
     }
