@@ -15,6 +15,9 @@ const MEMORY_MAX_SCALE: u32 = u32::MAX / 2;
 /// As the daemon itself: a step that is killed for lack of memory is a failed migration.
 const OOM_SCORE_ADJUST: i32 = -500;
 
+/// The only namespaces that a step may make which says nothing: `CLONE_NEWNS`.
+pub(super) const MOUNT_NAMESPACES: u64 = 0x2_0000;
+
 /// Capabilities by their number: capabilities(7).
 const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",

@@ -255,7 +255,8 @@ impl TransientLauncher {
         let program = program.to_str().ok_or("its path is not UTF-8")?.to_owned();
         match &start.needs {
             Some(needs) => properties.extend(sandbox::of(needs, &start.settings, &own)?),
-            None => properties.push(("RestrictNamespaces", Variant::from(0_u64))),
+            // As children of the daemon have it: an export is tried in a mount namespace.
+            None => properties.push(("RestrictNamespaces", Variant::from(sandbox::MOUNT_NAMESPACES))),
         }
         let lifetime = u64::try_from(start.lifetime.as_micros()).unwrap_or(u64::MAX);
         let terminate = u64::try_from(self.limits.terminate_grace.as_micros()).unwrap_or(u64::MAX);
