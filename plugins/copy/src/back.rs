@@ -159,11 +159,14 @@ pub fn changes_since(
 /// system, outside of it, that keeps what is replaced or removed there.
 #[must_use]
 pub fn options_back(options: &Options, back: &Path, aside: &Path) -> Options {
+    // What is nobody's business at the target's root is no work of its users: now that root is the one that is walked.
+    let exclude = options.exclude.iter().cloned().chain(options.ignore_at_root.iter().map(Into::into));
     Options {
         source: options.target.clone(),
         target: options.source.clone(),
         manifest: back.into(),
         keep_aside: Some(aside.into()),
+        exclude: exclude.collect(),
         ..options.clone()
     }
 }

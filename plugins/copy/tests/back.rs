@@ -9,7 +9,9 @@
 
 mod lab;
 
-use connect_migrator_copy::{BackChanges, BackKind, Control, changes_since, clock_of, options_back, run};
+use connect_migrator_copy::{
+    BackChanges, BackKind, Content, Control, changes_since, clock_of, options_back, run, verify,
+};
 use connect_migrator_copy_bench::{change, differences, grow};
 use lab::{Lab, settle};
 use std::fs;
@@ -140,4 +142,30 @@ fn what_the_source_got_meanwhile_under_the_same_name_is_not_overwritten() {
     assert_eq!(report.failed, 1, "{report:?}");
     assert_eq!(fs::read_to_string(way.lab.source.join("new")).unwrap(), "from this host");
     assert!(!differences(&way.lab.source, &way.lab.target).is_empty());
+}
+
+#[test]
+fn what_is_nobodys_business_at_the_root_of_the_target_is_not_carried_back() {
+    let lab = small();
+    lab.pass();
+    let mut options = lab.options();
+    options.ignore_at_root.push(".guard".into());
+    let since = clock_of(&lab.target).unwrap();
+    for name in [".guard", "lost+found/7", ".snapshot/old"] {
+        let path = lab.target.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "not data").unwrap();
+    }
+    std::fs::write(lab.target.join("by-a-user"), "data").unwrap();
+    let (back, cancel) = (lab.dir().join("back"), AtomicBool::new(false));
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    changes_since(&options, since, &back, &control).unwrap();
+    let report = run(&options_back(&options, &back, &lab.dir().join("aside")), &control).unwrap();
+    assert!(report.whole, "{report:?}");
+    assert_eq!(std::fs::read_to_string(lab.source.join("by-a-user")).unwrap(), "data");
+    for name in [".guard", "lost+found", ".snapshot"] {
+        assert!(!lab.source.join(name).exists(), "{name} was carried back");
+    }
+    // And both sides count as the same, whatever time its root has.
+    assert!(verify(&options, Content::All, &control).unwrap().is_same());
 }

@@ -22,9 +22,10 @@ diff "$work/old" <(listing $new) || true
 # One statement that counts the rows of every table. The heartbeats of the stand-in are those of a running copy, and are not carried.
 statement="select group_concat('select ''' || name || ''', count(*) from ' || name, ' union all ') from sqlite_master
 	where type = 'table' and name not like 'sqlite_%' and name != 'live_instances'"
+# Nobody has the files open: to read them leaves no trace.
 for file in $old/db/connect.db $old/db/instrumentation.db; do
-	count=$(sqlite3 -readonly $file "$statement")
-	sqlite3 -readonly $file "$count" | sort >>"$work/here"
+	count=$(sqlite3 "file:$file?immutable=1" "$statement")
+	sqlite3 "file:$file?immutable=1" "$count" | sort >>"$work/here"
 	(cd / && runuser -u postgres -- psql -qAtc "$count" connect) | sort >>"$work/there"
 done
 diff "$work/here" "$work/there" || true

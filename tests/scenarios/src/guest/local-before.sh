@@ -11,14 +11,17 @@ entries() { # everything below $1 with type, mode, owner and time; what is in fi
 		find "$@" -type f -print0 | xargs -0r sha256sum
 	} | sort
 }
+query() { # file, statement: without a trace, also when nobody has the file open
+	if [ -e "$1-wal" ]; then sqlite3 -readonly "$1" "$2"; else sqlite3 "file:$1?immutable=1" "$2"; fi
+}
 tables() { # what stands in SQLite; tasks and heartbeats come and go
 	local table
 	for table in settings users api_keys content bundles; do
 		printf 'sqlite %s %s %s\n' $table \
-			"$(sqlite3 -readonly $data/db/connect.db "select count(*) from $table")" \
-			"$(sqlite3 -readonly $data/db/connect.db "select * from $table" | sort | md5sum)"
+			"$(query $data/db/connect.db "select count(*) from $table")" \
+			"$(query $data/db/connect.db "select * from $table" | sort | md5sum)"
 	done
-	printf 'sqlite visits %s\n' "$(sqlite3 -readonly $data/db/instrumentation.db 'select * from visits' | sort | md5sum)"
+	printf 'sqlite visits %s\n' "$(query $data/db/instrumentation.db 'select * from visits' | sort | md5sum)"
 }
 # The stand-in's own heartbeats and locks, what every server writes while it serves, and the database, which is looked at by its rows.
 living=(-not -path '*/.standin*' -not -path '*/metrics*' -not -path '*/jobs*' -not -path '*/db/*.db*')
