@@ -29,7 +29,10 @@ impl Exit {
     /// Prints the error first.
     #[must_use]
     pub fn because(self, error: &dyn Display) -> Self {
-        eprintln!("error: {error}");
+        let text = error.to_string();
+        // Mistakes in a runbook are drawn with the word already.
+        let word = if text.starts_with("error") { "" } else { "error: " };
+        eprintln!("{word}{text}");
         self
     }
 }

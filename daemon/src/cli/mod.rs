@@ -195,6 +195,15 @@ pub fn main() -> ExitCode {
     runtime.block_on(dispatch(arguments.command)).into()
 }
 
+/// Where all files lie. Tests have a tree of their own; a release knows only this machine's.
+fn root() -> std::path::PathBuf {
+    #[cfg(debug_assertions)]
+    if let Some(root) = std::env::var_os("CONNECT_MIGRATOR_TEST_ROOT") {
+        return root.into();
+    }
+    "/".into()
+}
+
 async fn dispatch(command: Command) -> Exit {
     let name: &str = match &command {
         Command::Images { bakery, image, available, json } => {
@@ -214,7 +223,7 @@ async fn dispatch(command: Command) -> Exit {
         | Command::Commit { instance, .. }
         | Command::Daemon { instance, .. } => instance,
     };
-    let instance = match Instance::named(name) {
+    let instance = match Instance::below(&root(), name) {
         Ok(instance) => instance,
         Err(error) => return Exit::Usage.because(&error),
     };

@@ -66,9 +66,36 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
                 facts.extend(facts_of_items(&answer));
                 CallResult::Answered { answer, probed: false }
             }
-            Err(failure) => CallResult::Failed(failure),
+            Err(failure) => {
+                if let Some((setting, message)) = refused_setting(&step.id, &failure.why) {
+                    eprintln!("{}\n", assembled.runbook.point_at(&step.id, &setting, &message, None));
+                }
+                CallResult::Failed(failure)
+            }
         };
         answers.push((outline, result));
     }
     Ok(Survey { answers, assembled })
+}
+
+/// The setting of a step that its plugin refused, and why: the SDK's own sentence, taken apart.
+fn refused_setting(step: &str, why: &str) -> Option<(String, String)> {
+    let told = why.strip_prefix(&format!("could not read the settings of the step `{step}`: `with"))?;
+    let (path, message) = told.split_once("`: ")?;
+    Some((path.trim_start_matches('.').to_owned(), message.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_that_a_plugin_refused_is_found_in_what_it_said() {
+        let said = "could not read the settings of the step `route`: `with.image.os`: unknown field `x`, expected `y`";
+        let expected = Some(("image.os".to_owned(), "unknown field `x`, expected `y`".to_owned()));
+        assert_eq!(refused_setting("route", said), expected);
+        let whole = "could not read the settings of the step `route`: `with`: missing field `site`";
+        assert_eq!(refused_setting("route", whole), Some((String::new(), "missing field `site`".to_owned())));
+        assert_eq!(refused_setting("route", "could not read the disk"), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! The scenarios, and how they are run: each on a machine of its own that is thrown away.
 
 mod after;
+mod first_steps;
 mod kills;
 mod moves;
 mod operator;
@@ -96,6 +97,7 @@ pub fn all() -> Vec<Scenario> {
         after::ALL,
         prerequisites::ALL,
         operator::ALL,
+        first_steps::ALL,
         package::ALL,
         podman::ALL,
         moves::ALL,

@@ -11,6 +11,9 @@ use jiff::Timestamp;
 use std::fmt::{self, Write};
 
 const STYLE: &str = include_str!("style.css");
+const LEGEND: &str = "<p class=\"legend\"><b class=\"look\"></b> looks only <b class=\"prepare\"></b> prepares <b \
+class=\"apply\"></b> changes <b class=\"back\"></b> puts back <b class=\"failed\"></b> failed <i class=\"window\"></i> users \
+are not served</p>";
 /// So many items are listed; the rest is counted.
 const ITEMS_MAX: usize = 5000;
 
@@ -60,6 +63,7 @@ fn page(out: &mut String, report: &Report, runbook: &str, builds: &[Build], now:
     head(out, report, &title, now)?;
     writeln!(out, "<h2>Timeline</h2>")?;
     timeline::draw(out, report, now)?;
+    writeln!(out, "{LEGEND}")?;
     findings(out, report)?;
     steps(out, report)?;
     items(out, builds)?;
@@ -215,7 +219,7 @@ fn one_call(out: &mut String, call: &CallReport) -> fmt::Result {
                 Some(b'-') => "removed",
                 _ => "same",
             };
-            writeln!(out, "<span class=\"{class}\">{}</span>", Text(line))?;
+            write!(out, "<span class=\"{class}\">{}</span>", Text(line))?;
         }
         write!(out, "</pre>")?;
     }
