@@ -1,16 +1,20 @@
 //! Man pages and completions from the command's own definitions; the catalog from the table of events.
 
-use super::failure::{Failure, Tried, write};
+use super::failure::{Failure, Tried, output, write};
 use clap_complete::Shell;
 use connect_migrator::cli;
 use connect_migrator::systemd::journal::catalog;
 use std::path::Path;
+use std::process::Command;
 
 /// Writes all of them below `share`. The same code makes the same bytes.
 pub fn write_all(share: &Path) -> Tried {
     write(&share.join(catalog::FILE), catalog::text().as_bytes())?;
     for (name, page) in pages()? {
-        write(&share.join("man").join(name), &page)?;
+        let path = share.join("man").join(name);
+        write(&path, &page)?;
+        // Without name and time: the same page makes the same bytes.
+        output("compress a man page", Command::new("gzip").args(["-n9f"]).arg(&path))?;
     }
     for (shell, name) in [
         (Shell::Bash, "connect-migrator.bash"),
