@@ -171,6 +171,12 @@ enum Command {
 /// The name of the hidden subcommand in which plugins run. Looked for before anything else is set up.
 const STEP_HOST: &str = "step-host";
 
+/// The definition of the command line, from which man pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Everything that the binary does.
 #[must_use]
 pub fn main() -> ExitCode {

@@ -109,6 +109,19 @@ pub fn build() -> Result<Artifacts, BuildError> {
     std::fs::create_dir_all(&out)
         .map_err(|error| BuildError(format!("could not make {}: {error}", out.display())))?;
     println!("   packing connect-migrator");
+    let mut documents = cargo();
+    documents.args([
+        "run",
+        "--release",
+        "--locked",
+        "--package",
+        "connect-migrator-packaging",
+        "--bin",
+        "pack",
+        "--",
+    ]);
+    documents.arg("documents").arg("--programs").arg(&release);
+    run("make the man pages, completions and catalog", &mut documents)?;
     let mut deb = Command::new(cargo_deb()?);
     deb.args(["--package", "connect-migrator", "--no-build", "--no-strip", "--fast", "--output"]).arg(&out);
     deb.env("CARGO_TARGET_DIR", target());
