@@ -3,6 +3,7 @@
 use crate::archive;
 use crate::engine::{Credentials, Engine};
 use crate::image;
+use crate::kind::Kind;
 use crate::labels;
 use crate::settings::{Image, Privileges};
 use crate::spec::{Owner, owner};
@@ -90,7 +91,7 @@ async fn security(subject: &Subject<'_>, engine: &Engine) -> Option<Finding> {
         }
     };
     let rootless = options.iter().any(|option| option.contains("name=rootless"));
-    if rootless && subject.settings.privileges != Privileges::None {
+    if rootless && (kind == Kind::Podman || subject.settings.privileges != Privileges::None) {
         return Some(Finding::blocker(
             format!("{kind}-rootless"),
             "this engine runs without root, and root in its containers is not root: neither Connect's sandbox nor files of several users work",

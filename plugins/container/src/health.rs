@@ -202,7 +202,7 @@ fn remedy_for(lines: &str) -> &'static str {
 }
 
 /// The container's last log lines, secrets hidden.
-async fn log_of(subject: &Subject<'_>, runner: &impl Runner) -> String {
+pub async fn log_of(subject: &Subject<'_>, runner: &impl Runner) -> String {
     let lines = runner.last_lines().await;
     if lines.is_empty() {
         return "; it printed nothing".into();

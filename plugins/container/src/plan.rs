@@ -66,6 +66,14 @@ async fn chosen(
 }
 
 impl Planned {
+    /// Before anything is known about the image.
+    #[must_use]
+    pub fn of(subject: &Subject<'_>, installation: Installation, derived: Derived) -> Self {
+        let reference = String::new();
+        let licences = subject.licences();
+        Planned { installation, derived, reference, known: false, volumes: Vec::new(), licences }
+    }
+
     /// Image, configuration and guard: what comes first, whatever the engine.
     #[must_use]
     pub fn first(&self, subject: &Subject<'_>) -> Vec<Change> {

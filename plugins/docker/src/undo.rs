@@ -3,10 +3,11 @@
 use crate::container_spec::mask_guard;
 use bollard::models::RestartPolicyNameEnum;
 use connect_migrator_container::engine::{Engine, EngineError};
+use connect_migrator_container::files;
+use connect_migrator_container::processes::{self, Group};
 use connect_migrator_container::settings::Command;
 use connect_migrator_container::undo::{self, Undo as Shared, ours, removed};
 use connect_migrator_container::world::Subject;
-use connect_migrator_container::{files, processes};
 use connect_migrator_sdk::{Context, StepError, Undone};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -122,7 +123,7 @@ async fn through_engine(
         ));
         if subject.settings.command == Command::Image {
             // The image's start script does not hand the request on.
-            processes::end(&subject.world.proc, id, Some("connect"), grace).await;
+            processes::end(&subject.world.proc, Group::Container(id), Some("connect"), grace).await;
             engine.stop(id, std::time::Duration::from_secs(REST_STOP_SECONDS)).await?;
         } else {
             engine.stop(id, grace).await?;
@@ -152,8 +153,8 @@ async fn through_engine(
 }
 
 async fn nothing_left(subject: &Subject<'_>, name: &str, id: &str) -> Result<(), EngineError> {
-    if processes::of_container(&subject.world.proc, id).is_empty()
-        || processes::slay(&subject.world.proc, id).await.is_empty()
+    if processes::of(&subject.world.proc, Group::Container(id)).is_empty()
+        || processes::slay(&subject.world.proc, Group::Container(id)).await.is_empty()
     {
         return Ok(());
     }
@@ -174,11 +175,11 @@ async fn without_engine(
     undone: Undone,
 ) -> Result<Undone, StepError> {
     let proc = &subject.world.proc;
-    let found = processes::of_container(proc, id).len();
+    let found = processes::of(proc, Group::Container(id)).len();
     if found > 0 {
-        processes::end(proc, id, None, subject.settings.stop_timeout.duration()).await;
+        processes::end(proc, Group::Container(id), None, subject.settings.stop_timeout.duration()).await;
     }
-    let left = processes::slay(proc, id).await;
+    let left = processes::slay(proc, Group::Container(id)).await;
     if !left.is_empty() {
         let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
         return Err(StepError::new(format!("end the container {name}"))

@@ -5,7 +5,7 @@
 
 use connect_migrator_connect::installation::Places;
 use connect_migrator_container::kind::Kind;
-use connect_migrator_container::processes;
+use connect_migrator_container::processes::{self, Group};
 use connect_migrator_container::settings::Settings;
 use connect_migrator_container::undo::Undo as Shared;
 use connect_migrator_container::world::{Subject, World};
@@ -201,8 +201,10 @@ async fn a_container_is_made_started_verified_and_taken_away_again() {
     let undo::Undo::Own(undo::Own::Started { id, .. }) = &records(&host)[0] else {
         panic!("the start is written down")
     };
-    let names: Vec<String> =
-        processes::of_container(&rig.world.proc, id).into_iter().map(|process| process.name).collect();
+    let names: Vec<String> = processes::of(&rig.world.proc, Group::Container(id))
+        .into_iter()
+        .map(|process| process.name)
+        .collect();
     assert!(names.iter().any(|name| name == "httpd" || name == "busybox"), "{names:?}");
     let again = start::apply(&subject, &cx).await.unwrap();
     assert_eq!(again.done, connect_migrator_sdk::Done::AlreadyDone);
@@ -391,6 +393,6 @@ async fn without_the_engine_nothing_of_the_container_keeps_running() {
     // The engine that is alive here would start it again, as the policy says, and the unit is still masked.
     let undone = undo::roll_back(&subject, &cx, started.clone()).await.unwrap();
     println!("{undone:#?}");
-    assert_eq!(processes::of_container(&rig.world.proc, id), []);
+    assert_eq!(processes::of(&rig.world.proc, Group::Container(id)), []);
     assert!(std::net::TcpStream::connect(("127.0.0.1", rig.port)).is_err());
 }
