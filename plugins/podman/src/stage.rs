@@ -101,13 +101,14 @@ async fn write_unit<S: Units>(
             files::remove(&standing.path)?;
         }
     }
-    cx.record_undo(&Undo::Own(Own::Unit { path: path.clone(), unit: unit.clone() }))?;
     let folder = path.parent().unwrap_or(&path);
     if !folder.exists() {
+        cx.record_undo(&Undo::Own(Own::UnitFolder { path: folder.to_owned() }))?;
         files::folder(folder)?;
         open(folder)?;
         folder.parent().filter(|above| above.ends_with("containers")).map(open).transpose()?;
     }
+    cx.record_undo(&Undo::Own(Own::Unit { path: path.clone(), unit: unit.clone() }))?;
     files::write(&path, text.as_bytes(), 0o644)?;
     ground.systemd.reload().await?;
     let status = ground.systemd.status(&unit).await?;

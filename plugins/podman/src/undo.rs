@@ -27,6 +27,11 @@ pub enum Undo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "changed")]
 pub enum Own {
+    /// The folder of `.container` files is made.
+    UnitFolder {
+        /// Where.
+        path: PathBuf,
+    },
     /// The unit's file is written.
     Unit {
         /// Where.
@@ -74,6 +79,11 @@ pub async fn roll_back<S: Units>(
                 undone
             }
             Undo::Shared(change) => undo::put_back(subject, change, undone).await,
+            Undo::Own(Own::UnitFolder { path }) => {
+                // Somebody else's files keep it, which is right.
+                let _ = std::fs::remove_dir(&path);
+                undone
+            }
             Undo::Own(Own::Unit { path, unit }) => {
                 let result = without_unit(ground, &path, &unit).await;
                 removed(result, path.display().to_string(), undone)
@@ -92,9 +102,8 @@ async fn without_unit<S: Units>(ground: &Ground<S>, path: &Path, unit: &str) -> 
     // Its links first, while its file still says which they are.
     let disabled = if path.exists() { ground.systemd.disable(unit).await } else { Ok(()) };
     let was_there = files::remove(path)?;
-    if path.extension().is_some_and(|ext| ext == "container") {
-        files::remove_empty_parent(path);
-    } else {
+    // What a generator makes cannot be disabled, and needs not be.
+    if path.extension().is_some_and(|ext| ext == "service") {
         disabled?;
     }
     if was_there {

@@ -83,6 +83,11 @@ impl Double {
         Double { socket, port, state }
     }
 
+    /// The server in the container serves from now on, with this version and host name; or no longer.
+    pub fn serve(&self, serving: Option<(Option<&'static str>, Option<&'static str>)>) {
+        *self.state().serve.lock().unwrap() = serving;
+    }
+
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
