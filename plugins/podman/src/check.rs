@@ -1,6 +1,6 @@
 //! What must hold for a container that is a service.
 
-use crate::ground::{Form, Ground, unit, unit_file};
+use crate::ground::{Form, Ground, Init, unit, unit_file};
 use crate::options::is_writable;
 use crate::selinux::{Labelled, Labels, SeLinux};
 use crate::socket::Socket;
@@ -29,6 +29,7 @@ pub async fn check<S: Units>(
     socket.close().await;
     let mut found = found?;
     found.push(name(ground, &subject).await);
+    found.extend(init(ground, &subject));
     if let Ok(installation) = subject.installation_files()
         && let Ok(derived) = shared::derive(&subject, &installation, None)
     {
@@ -75,6 +76,20 @@ async fn name<S: Units>(ground: &Ground<S>, subject: &Subject<'_>) -> Finding {
         Err(error) => {
             Finding::blocker("systemd", error.to_string(), "see `systemctl status`, and run this as root")
         }
+    }
+}
+
+/// Without an init Connect would be the first process, and what its content leaves behind would never be cleared away.
+fn init<S>(ground: &Ground<S>, subject: &Subject<'_>) -> Option<Finding> {
+    match ground.init(subject) {
+        Init::None => None,
+        Init::Podmans => Some(Finding::ok("init", "podman has its init (catatonit)")),
+        Init::Other(path) => Some(Finding::ok("init", format!("{} is podman's init here", path.display()))),
+        Init::Missing => Some(Finding::blocker(
+            "init-missing",
+            "podman finds no small init (catatonit), below which Connect is to run",
+            "install one: `apt install catatonit` or `dnf install catatonit`",
+        )),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What of this host only podman's step needs to know.
 
 use crate::systemd::{Systemd, Units};
+use connect_migrator_container::settings::Command;
 use connect_migrator_container::world::{Subject, World};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,17 @@ pub struct Ground<S> {
     pub generators: Vec<PathBuf>,
     /// SELinux's own file system.
     pub selinux: PathBuf,
+    /// Where podman looks for its init.
+    pub inits: Vec<PathBuf>,
+    /// Others that do as well.
+    pub other_inits: Vec<PathBuf>,
 }
+
+/// Where podman's init may lie: built in, and what `PATH` of a unit leads to.
+const INIT_FOLDERS: [&str; 6] =
+    ["/usr/libexec/podman", "/usr/lib/podman", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+/// Small, static inits that other packages bring along.
+const OTHER_INITS: [&str; 2] = ["/usr/bin/tini-static", "/usr/bin/docker-init"];
 
 impl Ground<Systemd> {
     /// Those of this host.
@@ -29,6 +40,8 @@ impl Ground<Systemd> {
                 .map(|folder| Path::new(folder).join(name))
                 .to_vec(),
             selinux: "/sys/fs/selinux".into(),
+            inits: INIT_FOLDERS.map(|folder| Path::new(folder).join("catatonit")).to_vec(),
+            other_inits: OTHER_INITS.map(PathBuf::from).to_vec(),
         }
     }
 }
@@ -40,6 +53,36 @@ pub enum Form {
     Quadlet,
     /// A unit that runs podman.
     Unit,
+}
+
+/// The small init below which Connect runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Init {
+    /// The image's start script runs as it is.
+    None,
+    /// podman's own.
+    Podmans,
+    /// Another one of this host.
+    Other(PathBuf),
+    /// podman wants one, and there is none.
+    Missing,
+}
+
+impl<S> Ground<S> {
+    /// Which one there is.
+    #[must_use]
+    pub fn init(&self, subject: &Subject<'_>) -> Init {
+        if subject.settings.command == Command::Image {
+            return Init::None;
+        }
+        if self.inits.iter().any(|path| path.exists()) {
+            return Init::Podmans;
+        }
+        self.other_inits
+            .iter()
+            .find(|path| path.exists())
+            .map_or(Init::Missing, |path| Init::Other(path.clone()))
+    }
 }
 
 impl<S: Units> Ground<S> {

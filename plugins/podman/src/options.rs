@@ -1,5 +1,6 @@
 //! How `podman run` is asked for the container: the same for both forms of the unit.
 
+use crate::ground::Init;
 use crate::selinux::Labels;
 use connect_migrator_connect::container::CONTAINER_PORT;
 use connect_migrator_container::settings::{Command, Network, Privileges};
@@ -28,15 +29,18 @@ pub enum RunOption {
 
 /// The options, in the order in which they are written.
 #[must_use]
-pub fn all(subject: &Subject<'_>, parts: &Parts<'_>, selinux: &Labels) -> Vec<RunOption> {
+pub fn all(subject: &Subject<'_>, parts: &Parts<'_>, init: &Init, selinux: &Labels) -> Vec<RunOption> {
     let settings = subject.settings;
     let keyed = |key, value: String, flag| RunOption::Keyed { key, value, flag };
     let plain = |text: String| RunOption::Plain(word(&text));
     let mut all = vec![plain(format!("--hostname={}", subject.names.hostname))];
-    if settings.command == Command::Connect {
+    if *init != Init::None {
         // As the first process bash would not hand SIGTERM on, and Connect would be killed. Below an init it is asked to end.
         all.push(plain(format!("--entrypoint={CONNECT}")));
         all.push(plain("--init".into()));
+    }
+    if let Init::Other(path) = init {
+        all.push(plain(format!("--init-path={}", path.display())));
     }
     match settings.network {
         Network::Host => all.push(keyed("Network", "host".into(), "--network")),

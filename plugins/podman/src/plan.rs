@@ -4,7 +4,7 @@ use crate::check::labels;
 use crate::ground::{Form, Ground, guard, handed_over, unit, unit_file};
 use crate::socket::Socket;
 use crate::systemd::Units;
-use crate::unit::text;
+use crate::unit::{Making, text};
 use connect_migrator_container::plan;
 use connect_migrator_container::spec;
 use connect_migrator_container::world::Subject;
@@ -37,7 +37,9 @@ pub async fn plan<S: Units>(ground: &Ground<S>, subject: &Subject<'_>) -> Result
         Form::Quadlet => format!("write {}, of which podman's Quadlet makes {unit}", file.display()),
         Form::Unit => format!("write and enable {} (this podman has no Quadlet)", file.display()),
     };
-    let text = text(subject, form, &parts, &planned.installation.data_dir, &selinux);
+    let init = ground.init(subject);
+    let data_dir = &planned.installation.data_dir;
+    let text = text(subject, &Making { form, parts: &parts, data_dir, init, selinux: &selinux });
     let diff: String = text.lines().map(|line| format!("+{line}\n")).collect();
     let what = format!("{how}: {}, started with the machine", plan::made(subject));
     all.push(

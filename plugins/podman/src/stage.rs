@@ -6,7 +6,7 @@ use crate::guard;
 use crate::socket::Socket;
 use crate::systemd::Units;
 use crate::undo::{Own, Undo};
-use crate::unit::{standing, text};
+use crate::unit::{Making, standing, text};
 use connect_migrator_container::engine::EngineError;
 use connect_migrator_container::spec::Parts;
 use connect_migrator_container::stage::{self, HadImage, blocked};
@@ -65,7 +65,8 @@ async fn with_engine<S: Units>(
     };
     let selinux = labels(ground, subject, &parts);
     let form = ground.form();
-    let text = text(subject, form, &parts, &installation.data_dir, &selinux);
+    let (init, data_dir) = (ground.init(subject), &installation.data_dir);
+    let text = text(subject, &Making { form, parts: &parts, data_dir, init, selinux: &selinux });
     write_unit(ground, subject, cx, form, &text).await?;
 
     let mut outcome = Outcome::changed(image.evidence())

@@ -1,6 +1,6 @@
 //! The text of the unit, in both forms.
 
-use crate::ground::{Form, guard, handed_over, unit_file};
+use crate::ground::{Form, Init, guard, handed_over, unit_file};
 use crate::options::{self, RunOption};
 use crate::selinux::Labels;
 use connect_migrator_container::spec::{self, Parts};
@@ -19,17 +19,27 @@ const RESTART_SECONDS: u64 = 10;
 /// What systemd gives stopping beyond the container's own time to end.
 const STOP_MARGIN_SECONDS: u64 = 60;
 
+/// What the unit is made of.
+#[derive(Debug)]
+pub struct Making<'a> {
+    /// Its form.
+    pub form: Form,
+    /// What the container is made of.
+    pub parts: &'a Parts<'a>,
+    /// The data directory.
+    pub data_dir: &'a Path,
+    /// The init below which Connect runs.
+    pub init: Init,
+    /// What is done about SELinux.
+    pub selinux: &'a Labels,
+}
+
 /// The text.
 #[must_use]
-pub fn text(
-    subject: &Subject<'_>,
-    form: Form,
-    parts: &Parts<'_>,
-    data_dir: &Path,
-    selinux: &Labels,
-) -> String {
-    let name = &subject.names.container;
-    let options = options::all(subject, parts, selinux);
+pub fn text(subject: &Subject<'_>, making: &Making<'_>) -> String {
+    let Making { form, parts, data_dir, init, selinux } = making;
+    let (form, name) = (*form, &subject.names.container);
+    let options = options::all(subject, parts, init, selinux);
     let mut text = format!(
         "{HEAD}\n\
          [Unit]\n\

@@ -212,6 +212,24 @@ async fn what_podman_refuses_to_make_a_unit_of_ends_prepare() {
 }
 
 #[tokio::test]
+async fn another_init_of_the_host_does_as_well() {
+    let mut lab = Lab::new(Form::Unit).await;
+    std::fs::rename(lab.host.at("catatonit"), lab.host.at("tini-static")).unwrap();
+    prepare(&lab).await.unwrap();
+    let text = std::fs::read_to_string(lab.host.at("units/c-1.service")).unwrap();
+    let path = lab.host.at("tini-static").display().to_string();
+    assert!(text.contains("--init ") && text.contains(&format!("--init-path={path} ")), "{text}");
+    // The image's start script runs as it is.
+    lab.host.settings["command"] = json!("image");
+    prepare(&lab).await.unwrap();
+    let text = std::fs::read_to_string(lab.host.at("units/c-1.service")).unwrap();
+    assert!(
+        !text.contains("--init") && !text.contains("--entrypoint") && !text.contains("--config"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn the_socket_is_put_back_as_it_was() {
     let mut lab = Lab::new(Form::Quadlet).await;
     // The double's socket is one that the settings name, and left alone.
@@ -228,7 +246,7 @@ async fn the_socket_is_put_back_as_it_was() {
 #[tokio::test]
 async fn each_broken_prerequisite_is_a_blocker_of_its_own() {
     type Break = fn(&mut Lab);
-    let broken: [(&str, Break); 10] = [
+    let broken: [(&str, Break); 11] = [
         ("podman-unreachable", |l| l.host.settings["socket"] = json!("/nowhere/podman.sock")),
         ("podman-old", |l| l.host.engine.state().api = "1.24"),
         ("podman-rootless", |l| {
@@ -242,6 +260,7 @@ async fn each_broken_prerequisite_is_a_blocker_of_its_own() {
             l.host.engine.state().container =
                 Some(json!({ "Id": ID, "Name": "/c-1", "Config": { "Labels": {} } }));
         }),
+        ("init-missing", |l| std::fs::remove_file(l.host.at("catatonit")).unwrap()),
         ("unit-taken", |l| l.systemd().loaded = true),
         ("path-characters", |l| {
             std::fs::create_dir(l.host.at("my data")).unwrap();

@@ -291,9 +291,7 @@ impl Lab {
     pub fn assert_moved(&self) -> Tried {
         let unit = self.ask("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?;
         ensure!(unit == "inactive\nmasked", "the old unit is {unit:?}");
-        let state = self
-            .ask("docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' connect-prod")?;
-        ensure!(state == "running unless-stopped" || state == "running always", "the container is {state:?}");
+        self.assert_container_stays()?;
         let now = self.now()?;
         let seen = difference(&self.before.content, &now.content);
         ensure!(seen.is_empty(), "content is not served as before:\n{seen}");
@@ -304,6 +302,36 @@ impl Lab {
         let (here, there) = (self.ask("hostname")?, self.served_by()?);
         ensure!(here != there, "the URL is still served by the host itself");
         self.assert_never_two()
+    }
+
+    /// The step of the runbook that runs the container.
+    fn engine(&self) -> Tried<String> {
+        self.ask("sed -nE 's/^uses = \"(docker|podman)\"$/\\1/p' /etc/connect-migrator/prod.toml")
+    }
+
+    /// Asserts that the container runs and comes up with the machine.
+    fn assert_container_stays(&self) -> Tried {
+        if self.engine()? == "podman" {
+            let state = self.ask(
+                "podman inspect -f '{{.State.Status}}' connect-prod; systemctl show -p ActiveState,WantedBy connect-prod | sort",
+            )?;
+            let good = "running\nActiveState=active\nWantedBy=multi-user.target";
+            ensure!(state == good, "the container and its unit are {state:?}");
+            return Ok(());
+        }
+        let state = self
+            .ask("docker inspect -f '{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}' connect-prod")?;
+        ensure!(state == "running unless-stopped" || state == "running always", "the container is {state:?}");
+        Ok(())
+    }
+
+    /// Asserts that nothing of podman's is left but images.
+    fn assert_no_podman(&self) -> Tried {
+        let left = self.ask(
+            "podman ps -aq; podman volume ls -q; systemctl list-unit-files --no-legend 'connect-prod*'; ls -A /etc/containers/systemd 2>/dev/null; systemctl is-active -q podman.socket && echo podman.socket",
+        )?;
+        ensure!(left.is_empty(), "left of podman's: {left}");
+        Ok(())
     }
 
     /// Asserts the other good end: everything as before.
@@ -322,6 +350,9 @@ impl Lab {
         ensure!(seen.is_empty(), "content is not served as before:\n{seen}");
         let (here, there) = (self.ask("hostname")?, self.served_by()?);
         ensure!(here == there, "the URL is served by {there}, not by the host");
+        if self.engine()? == "podman" {
+            self.assert_no_podman()?;
+        }
         self.assert_never_two()
     }
 

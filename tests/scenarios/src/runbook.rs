@@ -14,6 +14,8 @@ pub struct Runbook {
     pub before_stop: String,
     /// Steps between the stop and the container.
     pub after_stop: String,
+    /// The step that runs the container: `docker` or `podman`.
+    pub engine: &'static str,
     /// The image.
     pub image: String,
     /// More settings of the container step, each beginning with a comma.
@@ -37,6 +39,7 @@ impl Default for Runbook {
             head: String::new(),
             before_stop: String::new(),
             after_stop: String::new(),
+            engine: "docker",
             image: format!("{REPOSITORY}:{CONNECT_VERSION}-ubuntu-24.04-std"),
             container: String::new(),
             after_container: String::new(),
@@ -61,6 +64,13 @@ impl Runbook {
         Runbook { soak: r#"{ for = "1s", then = "wait", every = "1s" }"#.into(), ..Runbook::default() }
     }
 
+    /// With podman instead of docker.
+    #[must_use]
+    pub fn podman(mut self) -> Self {
+        self.engine = "podman";
+        self
+    }
+
     /// With more settings of the container step.
     #[must_use]
     pub fn container(mut self, settings: &str) -> Self {
@@ -75,6 +85,7 @@ impl Runbook {
             head,
             before_stop,
             after_stop,
+            engine,
             image,
             container,
             after_container,
@@ -100,7 +111,7 @@ uses = "systemd/stop"
 {after_stop}
 [[step]]
 id = "container"
-uses = "docker"
+uses = "{engine}"
 with = {{ image = "{image}", publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
 {after_container}{before_route}
 [[step]]

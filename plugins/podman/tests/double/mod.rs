@@ -177,7 +177,10 @@ impl Lab {
             systemd,
             generators: vec![generator],
             selinux: host.at("selinux"),
+            inits: vec![host.at("catatonit")],
+            other_inits: vec![host.at("tini-static")],
         };
+        std::fs::write(host.at("catatonit"), "").unwrap();
         // Debian's package of podman brings this folder along.
         std::fs::create_dir_all(host.at("etc/containers")).unwrap();
         Lab { host, ground }

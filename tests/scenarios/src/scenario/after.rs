@@ -16,12 +16,12 @@ sed -i 's/^Version: .*/Version: 2026.03.2/' newer/DEBIAN/control
 dpkg-deb -b -Zgzip -z1 --root-owner-group newer newer.deb
 DEBIAN_FRONTEND=noninteractive apt-get install -qy -o Dpkg::Options::=--force-confold /root/lab/newer.deb 2>&1";
 
-fn old_is_down(lab: &Lab) -> Tried {
+pub(super) fn old_is_down(lab: &Lab) -> Tried {
     let unit = lab.ask("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?;
     ensure!(unit == "inactive\nmasked", "the old unit is {unit:?}");
     let running = lab.ask(
         "pgrep -fx '/opt/rstudio-connect/bin/connect --config .*' | while read id; do
-        grep -q docker /proc/$id/cgroup || echo $id; done",
+        grep -qE 'docker|libpod' /proc/$id/cgroup || echo $id; done",
     )?;
     ensure!(running.is_empty(), "a Connect runs outside of the container: {running}");
     lab.assert_never_two()

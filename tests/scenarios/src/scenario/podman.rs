@@ -1,0 +1,87 @@
+//! The second engine: the container is a unit of systemd.
+
+use super::after::old_is_down;
+use super::{Scenario, each};
+use crate::ensure;
+use crate::lab::{Lab, Runbook, Tried};
+use std::time::Duration;
+
+pub(super) const ALL: &[Scenario] = &[
+    each(
+        "with podman a server is moved into a unit that alone comes up after a reboot, and only beside a masked one",
+        moves_and_reboots,
+    ),
+    each("a podman container that never gets healthy is rolled back, and everything is as before", goes_back),
+];
+
+/// The lab's database knows docker's networks; podman's is another one.
+const DATABASE: &str = r"set -e
+cd /
+hba=$(runuser -u postgres -- psql -qAtc 'show hba_file')
+echo 'host connect connect 10.88.0.0/16 scram-sha-256' >>$hba
+runuser -u postgres -- psql -qAtc 'select pg_reload_conf()'";
+/// Longer than systemd waits between two tries.
+const TRIES: Duration = Duration::from_secs(25);
+
+fn moves_and_reboots(lab: &Lab) -> Tried {
+    lab.must(DATABASE)?;
+    lab.write_runbook(&Runbook::that_waits().podman().text())?;
+    let check = lab.machine.run("connect-migrator check prod")?;
+    ensure!(check.success(), "check answers {}:\n{}{}", check.status, check.stdout, check.stderr);
+    let plan = lab.must("connect-migrator plan prod")?;
+    let quadlet = lab.ask("ls /usr/lib/systemd/system-generators/podman-system-generator")?;
+    let file = if quadlet.is_empty() {
+        "/etc/systemd/system/connect-prod.service"
+    } else {
+        "/etc/containers/systemd/connect-prod.container"
+    };
+    ensure!(plan.contains(file), "the plan does not name {file}:\n{plan}");
+    let socket = lab.ask("systemctl is-active podman.socket")?;
+    ensure!(socket == "inactive", "check and plan leave podman.socket {socket}");
+
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_soak()?;
+    lab.must(&format!("test -e {file}"))?;
+    lab.assert_moved()?;
+    let start = lab.machine.run("systemctl start rstudio-connect")?;
+    ensure!(!start.success(), "the old unit could be started");
+    ensure!(start.stderr.contains("is masked"), "it does not say why: {}", start.stderr);
+    old_is_down(lab)?;
+    let printed = lab.ask("journalctl -u connect-prod -o cat --no-pager")?;
+    ensure!(printed.contains("Posit Connect"), "the journal has nothing of Connect:\n{printed}");
+    lab.must("connect-migrator commit prod --yes")?;
+    lab.wait_standing("committed")?;
+
+    lab.machine.reboot()?;
+    let serves = "curl -fs -m 5 -o /dev/null http://connect.example.com/__ping__";
+    lab.wait_for("the container to serve after the reboot", serves)?;
+    old_is_down(lab)?;
+    lab.assert_moved()?;
+
+    // Somebody unmasks the unit by hand. At the next boot it starts, and the container must not.
+    lab.must("systemctl unmask rstudio-connect && systemctl enable rstudio-connect")?;
+    lab.machine.reboot()?;
+    lab.wait_for(
+        "the old unit to be up",
+        "systemctl is-active -q rstudio-connect && curl -fs -m 5 -o /dev/null http://127.0.0.1:3939/__ping__",
+    )?;
+    std::thread::sleep(TRIES);
+    let container = lab.ask("curl -s -m 5 -o /dev/null -w '%{http_code}' http://127.0.0.1:3940/__ping__")?;
+    ensure!(container == "000", "the container answers {container} beside the unmasked unit");
+    let start = lab.machine.run("systemctl start connect-prod")?;
+    ensure!(!start.success(), "the container could be started beside the unmasked unit");
+    let printed = lab.ask("journalctl -b -u connect-prod -o cat --no-pager")?;
+    ensure!(printed.contains("is not masked"), "its journal does not say why:\n{printed}");
+    lab.assert_never_two()
+}
+
+fn goes_back(lab: &Lab) -> Tried {
+    lab.must(DATABASE)?;
+    let runbook = Runbook::tag("never-healthy").podman().container(r#", start-timeout = "40s""#);
+    lab.write_runbook(&runbook.text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_standing("rolled-back")?;
+    let report = lab.ask("cat /var/lib/connect-migrator/prod/report.txt")?;
+    ensure!(report.contains("does not answer at"), "the report does not say why:\n{report}");
+    lab.assert_as_before()
+}
