@@ -2,10 +2,12 @@
 
 use crate::engine::{Credentials, Engine, EngineError};
 use crate::kind::Kind;
+use crate::labels;
 use crate::reference;
 use bollard::models::ImageInspect;
 use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
+use connect_migrator_images::registry::{Registries, RegistryError, platform};
 
 /// An image that can be had.
 #[derive(Debug, Clone)]
@@ -61,12 +63,37 @@ pub async fn find(
                 continue;
             }
         }
-        match engine.in_registry(reference, login).await {
+        match in_registry(engine, reference, login).await {
             Ok(digest) => return Ok(Found::Remote { reference: reference.clone(), digest }),
             Err(error) => said.push((reference.clone(), error)),
         }
     }
     Err(NotFound(said))
+}
+
+/// The image's digest in its registry, without pulling it. podman's API has no such question, so the registry is asked directly.
+async fn in_registry(
+    engine: &Engine,
+    reference: &str,
+    login: Option<&Credentials>,
+) -> Result<String, EngineError> {
+    if engine.kind == Kind::Docker {
+        return engine.in_registry(reference, login).await;
+    }
+    let refused = |error: RegistryError| EngineError::Refused {
+        kind: engine.kind,
+        call: format!("find {reference} in its registry"),
+        status: match error {
+            RegistryError::Denied { .. } => 401,
+            RegistryError::Missing { .. } => 404,
+            _ => 0,
+        },
+        message: error.to_string(),
+    };
+    let registries = Registries::new(&platform()).map_err(refused)?;
+    let login = labels::login_for(login, reference::split(reference).0);
+    let image = registries.find(reference, login.as_ref()).await.map_err(refused)?;
+    Ok(image.pinned.rsplit('@').next().unwrap_or_default().to_owned())
 }
 
 impl NotFound {

@@ -94,7 +94,7 @@ fn seen(image: &RemoteImage) -> Seen {
 }
 
 /// The login of the settings, else that of the files in which docker and podman keep theirs.
-fn login_for(login: Option<&Credentials>, repository: &str) -> Option<Login> {
+pub(crate) fn login_for(login: Option<&Credentials>, repository: &str) -> Option<Login> {
     match login {
         Some(login) => Some(Login {
             user: login.user.clone(),

@@ -246,12 +246,16 @@ async fn the_socket_is_put_back_as_it_was() {
 #[tokio::test]
 async fn each_broken_prerequisite_is_a_blocker_of_its_own() {
     type Break = fn(&mut Lab);
-    let broken: [(&str, Break); 11] = [
+    let broken: [(&str, Break); 12] = [
         ("podman-unreachable", |l| l.host.settings["socket"] = json!("/nowhere/podman.sock")),
         ("podman-old", |l| l.host.engine.state().api = "1.24"),
         ("podman-rootless", |l| {
             l.host.settings["privileges"] = json!("none");
             l.host.engine.state().security.push("name=rootless");
+        }),
+        ("image-missing", |l| {
+            l.host.engine.state().local = false;
+            l.host.settings["image"] = json!("127.0.0.1:1/posit/connect:2026.03.1-ubuntu-24.04-std");
         }),
         ("image-version", |l| {
             l.host.engine.state().labels = json!({ "co.posit.image.version": "2025.12.1" });
