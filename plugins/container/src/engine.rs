@@ -26,6 +26,8 @@ use tokio::time::Instant;
 const CALL_TIMEOUT_SECONDS: u64 = 60;
 /// How long the engine may take to say what it is.
 const HELLO_TIMEOUT_SECONDS: u64 = 10;
+/// The same when it is started by the question, as podman is.
+const FIRST_HELLO_TIMEOUT_SECONDS: u64 = 60;
 /// What a stop may take longer than the container's own time to end.
 const STOP_MARGIN_SECONDS: u64 = 30;
 /// How long a pull may stand still before it counts as failed.
@@ -147,7 +149,7 @@ impl Engine {
     /// Connects, and agrees on a version of the API.
     ///
     /// # Errors
-    /// When the engine does not answer within 10 s.
+    /// When the engine does not answer in time.
     pub async fn connect(kind: Kind, socket: &Path) -> Result<Self, EngineError> {
         let away = |why: String| EngineError::Away { kind, socket: socket.into(), why };
         let path = socket.to_string_lossy();
@@ -158,9 +160,13 @@ impl Engine {
             let about = client.version().await?;
             Ok::<_, Error>((client, about))
         };
-        let (client, about) = tokio::time::timeout(Duration::from_secs(HELLO_TIMEOUT_SECONDS), hello)
+        let limit = match kind {
+            Kind::Docker => HELLO_TIMEOUT_SECONDS,
+            Kind::Podman => FIRST_HELLO_TIMEOUT_SECONDS,
+        };
+        let (client, about) = tokio::time::timeout(Duration::from_secs(limit), hello)
             .await
-            .map_err(|_| away(format!("no answer in {HELLO_TIMEOUT_SECONDS} s")))?
+            .map_err(|_| away(format!("no answer in {limit} s")))?
             .map_err(|error| away(causes(&error)))?;
         Ok(Engine {
             client,
