@@ -153,16 +153,16 @@ fn what_is_nobodys_business_at_the_root_of_the_target_is_not_carried_back() {
     let since = clock_of(&lab.target).unwrap();
     for name in [".guard", "lost+found/7", ".snapshot/old"] {
         let path = lab.target.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, "not data").unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "not data").unwrap();
     }
-    std::fs::write(lab.target.join("by-a-user"), "data").unwrap();
+    fs::write(lab.target.join("by-a-user"), "data").unwrap();
     let (back, cancel) = (lab.dir().join("back"), AtomicBool::new(false));
     let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
     changes_since(&options, since, &back, &control).unwrap();
     let report = run(&options_back(&options, &back, &lab.dir().join("aside")), &control).unwrap();
     assert!(report.whole, "{report:?}");
-    assert_eq!(std::fs::read_to_string(lab.source.join("by-a-user")).unwrap(), "data");
+    assert_eq!(fs::read_to_string(lab.source.join("by-a-user")).unwrap(), "data");
     for name in [".guard", "lost+found", ".snapshot"] {
         assert!(!lab.source.join(name).exists(), "{name} was carried back");
     }
