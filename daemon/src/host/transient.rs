@@ -211,7 +211,7 @@ impl TransientLauncher {
         loop {
             let mut ends = Ends::new().map_err(|error| wrong(error.to_string()))?;
             let mut properties = self.properties(start, &unit, &program).map_err(wrong)?;
-            properties.extend(ends.theirs.drain(..));
+            properties.append(&mut ends.theirs);
             match self.units.start_transient(&unit, &properties).await {
                 Ok(()) => {
                     let process = Box::new(UnitProcess { units: Arc::clone(&self.units), unit, gone: false });
