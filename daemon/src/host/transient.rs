@@ -25,6 +25,8 @@ use zbus::{Fd, Variant};
 
 /// What the name of every step's unit begins with. A drop-in in `connect-migrator-step-.service.d` applies to all of them.
 const PREFIX: &str = "connect-migrator-step-";
+/// The one kind of namespace that a step which does not say what it needs may make, as systemd counts them.
+const MOUNT_NAMESPACE: u64 = nix::libc::CLONE_NEWNS as u64;
 
 /// How long a unit may take to end by itself whose process has said its last word.
 const BY_ITSELF_MILLIS: u64 = 500;
@@ -255,7 +257,8 @@ impl TransientLauncher {
         let program = program.to_str().ok_or("its path is not UTF-8")?.to_owned();
         match &start.needs {
             Some(needs) => properties.extend(sandbox::of(needs, &start.settings, &own)?),
-            None => properties.push(("RestrictNamespaces", Variant::from(0_u64))),
+            // The step `nfs` tries an export where nobody else sees it.
+            None => properties.push(("RestrictNamespaces", Variant::from(MOUNT_NAMESPACE))),
         }
         let lifetime = u64::try_from(start.lifetime.as_micros()).unwrap_or(u64::MAX);
         let terminate = u64::try_from(self.limits.terminate_grace.as_micros()).unwrap_or(u64::MAX);

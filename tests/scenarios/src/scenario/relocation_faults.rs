@@ -203,6 +203,9 @@ fn after_traffic(lab: &Lab) -> Tried {
     let now = lab.must("bash /root/lab/content.sh")?;
     ensure!(now.trim() == lab.before.content.trim(), "content is not served as before:\n{now}");
     let report = lab.ask("cat /var/lib/connect-migrator/prod/report.txt")?;
-    ensure!(report.split_whitespace().collect::<Vec<_>>().join(" ").contains("comes back on PostgreSQL"), "the report does not say it:\n{report}");
+    ensure!(
+        report.split_whitespace().collect::<Vec<_>>().join(" ").contains("comes back on PostgreSQL"),
+        "the report does not say it:\n{report}"
+    );
     lab.assert_never_two()
 }
