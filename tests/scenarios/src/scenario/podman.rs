@@ -45,12 +45,14 @@ fn moves_and_reboots(lab: &Lab) -> Tried {
     lab.assert_moved()?;
     let start = lab.machine.run("systemctl start rstudio-connect")?;
     ensure!(!start.success(), "the old unit could be started");
-    ensure!(start.stderr.contains("is masked"), "it does not say why: {}", start.stderr);
     old_is_down(lab)?;
     let printed = lab.ask("journalctl -u connect-prod -o cat --no-pager")?;
     ensure!(printed.contains("Posit Connect"), "the journal has nothing of Connect:\n{printed}");
     lab.must("connect-migrator commit prod --yes")?;
     lab.wait_standing("committed")?;
+    let start = lab.machine.run("systemctl start rstudio-connect")?;
+    ensure!(!start.success(), "after the commit the old unit could be started");
+    ensure!(start.stderr.contains("is masked"), "it does not say why: {}", start.stderr);
 
     lab.machine.reboot()?;
     let serves = "curl -fs -m 5 -o /dev/null http://connect.example.com/__ping__";
