@@ -3,6 +3,7 @@
 use crate::check_engine::Seen;
 use crate::engine::{Credentials, Engine};
 use crate::image::{self, Found};
+use crate::inside;
 use crate::reference;
 use crate::settings::Image;
 use crate::world::Subject;
@@ -46,8 +47,7 @@ pub(crate) async fn remote(
             }
         }
     }
-    let engine_login = login;
-    match image::find(engine, candidates, engine_login).await {
+    match image::find(engine, candidates, &|reference| credentials_for(login, reference)).await {
         Ok(Found::Remote { reference, digest }) => {
             let labels = match Registries::new(&platform()) {
                 Ok(registries) => {
@@ -58,6 +58,7 @@ pub(crate) async fn remote(
             };
             Some(labels.as_ref().map_or_else(
                 || Seen {
+                    silent: true,
                     told: reference::version_in_tag(&reference),
                     text: format!("the registry has {reference} ({digest})"),
                     facts: None,
@@ -67,6 +68,7 @@ pub(crate) async fn remote(
             ))
         }
         Ok(Found::Local { reference, about }) => Some(Seen {
+            silent: false,
             told: image::version(&about, &reference),
             text: format!("{reference} is on this host"),
             facts: Some(image::facts(&about)),
@@ -86,11 +88,19 @@ pub(crate) async fn remote(
 fn seen(image: &RemoteImage) -> Seen {
     let label = |name: &str| image.labels.get(name).map(String::as_str).filter(|text| !text.is_empty());
     Seen {
+        silent: inside::is_silent(label),
         told: image::version_by(label, &image.reference),
         text: format!("the registry has {} for {} ({})", image.reference, image.platform, image.pinned),
         facts: Some(ImageFacts::from_labels(label)),
         reference: image.reference.clone(),
     }
+}
+
+/// The same for the engine, which looks into no such file itself.
+#[must_use]
+pub fn credentials_for(login: Option<&Credentials>, reference: &str) -> Option<Credentials> {
+    let login = login_for(login, reference::split(reference).0)?;
+    Some(Credentials { user: login.user, password: login.password })
 }
 
 /// The login of the settings, else that of the files in which docker and podman keep theirs.
