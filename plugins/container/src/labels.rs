@@ -24,6 +24,7 @@ pub(crate) async fn remote(
     found: &mut Vec<Finding>,
 ) -> Option<Seen> {
     let login_for = |repository: &str| login_for(login, repository);
+    let mut down = None;
     if let Image::Chosen(chosen) = &subject.settings.image
         && let Some(wanted) = reference::wanted(chosen, source)
         && let Ok(registries) = Registries::new(&platform())
@@ -40,7 +41,9 @@ pub(crate) async fn remote(
                 return Some(seen(&image.image));
             }
             // The engine may have a way (a proxy, a certificate) that we do not have.
-            Err(not_found) if not_found.tried.iter().any(|e| matches!(e, RegistryError::Down { .. })) => {}
+            Err(not_found) if not_found.tried.iter().any(|e| matches!(e, RegistryError::Down { .. })) => {
+                down = Some(not_found);
+            }
             Err(not_found) => {
                 found.push(not_found.finding());
                 return None;
@@ -74,6 +77,11 @@ pub(crate) async fn remote(
             facts: Some(image::facts(&about)),
             reference,
         }),
+        // The engine has no way either.
+        Err(_) if down.is_some() => {
+            found.extend(down.map(|not_found| not_found.finding()));
+            None
+        }
         Err(not_found) => {
             found.push(Finding::blocker(
                 "image-missing",

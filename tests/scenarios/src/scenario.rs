@@ -1,6 +1,7 @@
 //! The scenarios, and how they are run: each on a machine of its own that is thrown away.
 
 mod after;
+mod images;
 mod kills;
 mod moves;
 mod operator;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Scenario> {
         relocation_faults::ALL,
         unfit_targets::ALL,
         round_trips::ALL,
+        images::ALL,
     ]
     .concat()
 }
