@@ -1,15 +1,20 @@
 //! What must hold about the engine, the image and the container's name.
 
 use crate::archive;
+use crate::build;
 use crate::engine::{Credentials, Engine};
 use crate::image;
+use crate::inside;
 use crate::kind::Kind;
 use crate::labels;
+use crate::scan;
 use crate::settings::{Image, Privileges};
 use crate::spec::{Owner, owner};
 use crate::world::Subject;
+use bollard::models::ImageInspect;
 use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
+use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::{Context, Finding, StepError};
 
 /// The first API with everything that this step uses (docker 19.03, podman 3).
@@ -59,6 +64,7 @@ pub async fn engine(subject: &Subject<'_>, cx: &Context, source: Option<Version>
             all.found.push(Finding::blocker("registry-login", error.to_string(), "store that credential"))
         }
     }
+    all.found.extend(scan::check(subject));
     name(subject, &engine, &mut all).await;
     all
 }
@@ -122,6 +128,20 @@ async fn pick(
         }
         return;
     }
+    if let Image::Build(build) = &subject.settings.image {
+        let Some(recipe) = build::check::look(subject, build, source, &mut all.found).await else { return };
+        all.found.push(match recipe.version {
+            Some(version) => same_version(&recipe.what, Some(version), source),
+            None => Finding::ok(
+                "image-version",
+                format!("{} is compared with this host once it is built", recipe.what),
+            ),
+        });
+        let label = |name: &str| recipe.labels.get(name).map(String::as_str);
+        all.image = recipe.version.map(|_| ImageFacts::from_labels(label));
+        all.reference = Some(recipe.what);
+        return;
+    }
     let candidates = crate::reference::candidates(&subject.settings.image, source);
     if candidates.is_empty() && source.is_none() {
         all.found.push(Finding::blocker(
@@ -133,21 +153,76 @@ async fn pick(
     }
     let local = image::local(engine, &candidates).await;
     let found = match local {
-        Some((reference, about)) => Seen {
-            told: image::version(&about, &reference),
-            text: format!("{reference} is on this host"),
-            facts: Some(image::facts(&about)),
-            reference,
-        },
+        Some((reference, about)) => {
+            if let Some(blocker) = other_platform(&reference, &about) {
+                all.found.push(blocker);
+                return;
+            }
+            on_host(subject, engine, reference, &about, &mut all.found).await
+        }
         None => match labels::remote(subject, engine, source, login, &candidates, &mut all.found).await {
             Some(seen) => seen,
             None => return,
         },
     };
+    if found.silent {
+        all.found.push(Finding::warning(
+            "image-inside",
+            format!(
+                "{} has no labels that tell what is inside, and is not on this host: whether content finds its R, Python and Quarto is not known yet",
+                found.reference
+            ),
+            format!("pull it beforehand (`{} pull {}`) and check again: its programs are then asked", engine.kind, found.reference),
+        ));
+    }
     all.found.push(Finding::ok("image", found.text));
     all.found.push(same_version(&found.reference, found.told, source));
     all.image = found.facts;
     all.reference = Some(found.reference);
+}
+
+/// An image that is on this host: what its labels do not tell its programs are asked.
+async fn on_host(
+    subject: &Subject<'_>,
+    engine: &Engine,
+    reference: String,
+    about: &ImageInspect,
+    found: &mut Vec<Finding>,
+) -> Seen {
+    let mut seen = Seen {
+        told: image::version(about, &reference),
+        text: format!("{reference} is on this host"),
+        facts: Some(image::facts(about)),
+        silent: false,
+        reference,
+    };
+    if inside::is_silent(|name| image::label(about, name)) {
+        match inside::look(subject, engine, &seen.reference, about).await {
+            Ok(inside) => {
+                seen.text.push_str("; it has no labels, its programs were asked");
+                seen.told = inside.version.or(seen.told);
+                seen.facts = Some(inside.facts);
+            }
+            Err(error) => found.push(Finding::warning(
+                "image-inside",
+                format!("{} has no labels that tell what is inside, and its programs cannot be asked: {error}", seen.reference),
+                "see yourself that it has what content needs, or label it (`co.posit.image.version`, `co.posit.image.tools.R`, …)",
+            )),
+        }
+    }
+    seen
+}
+
+fn other_platform(reference: &str, about: &ImageInspect) -> Option<Finding> {
+    let is = format!("{}/{}", about.os.as_deref()?, about.architecture.as_deref()?);
+    let here = platform();
+    (is != here).then(|| {
+        Finding::blocker(
+            "image-platform",
+            format!("{reference}, which is on this host, is for {is}, and this machine is {here}"),
+            "name an image for this platform, or remove this one so that the right one is pulled",
+        )
+    })
 }
 
 /// An image that can be had.
@@ -155,6 +230,8 @@ async fn pick(
 pub(crate) struct Seen {
     pub reference: String,
     pub text: String,
+    /// Its labels tell nothing, and its programs cannot be asked yet.
+    pub silent: bool,
     /// The version that it says it has.
     pub told: Option<Version>,
     /// What its labels tell; `None` when they could not be read.

@@ -14,6 +14,7 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
+use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::StepError;
 use futures_util::{Stream, StreamExt};
 use std::collections::BTreeMap;
@@ -244,7 +245,17 @@ impl Engine {
     ) -> Result<String, EngineError> {
         let call = format!("find {reference} in its registry");
         let found = self.client.inspect_registry_image(reference, credentials(login)).await;
-        let found = found.map_err(|error| self.failed(call, error))?;
+        let found = found.map_err(|error| self.failed(&call, error))?;
+        let has: Vec<String> = found
+            .platforms
+            .iter()
+            .filter_map(|p| Some(format!("{}/{}", p.os.as_deref()?, p.architecture.as_deref()?)))
+            .collect();
+        let here = platform();
+        if !has.is_empty() && !has.contains(&here) {
+            let message = format!("it is for {}, and this machine is {here}", has.join(", "));
+            return Err(EngineError::Refused { kind: self.kind, call, status: 0, message });
+        }
         Ok(found.descriptor.digest.unwrap_or_default())
     }
 
@@ -395,6 +406,18 @@ impl Engine {
         }
     }
 
+    /// Kills and removes a container that is there only to look at an image, with the volumes that it made. One that is not there is fine.
+    ///
+    /// # Errors
+    /// When the engine cannot.
+    pub async fn remove_by_force(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().v(true).force(true).build();
+        match self.client.remove_container(name, Some(options)).await {
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(self.failed(format!("remove the container {name}"), error)),
+        }
+    }
+
     /// Sets what the engine does when the container ends or the machine starts.
     ///
     /// # Errors
@@ -408,8 +431,12 @@ impl Engine {
 
     /// The last lines of a container's log; empty when there are none, or it cannot be read.
     pub async fn last_lines(&self, name: &str) -> Vec<String> {
-        let options =
-            LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&LOG_LINES.to_string()).build();
+        self.lines(name, LOG_LINES).await
+    }
+
+    /// So many lines of the end of a container's log; empty when there are none, or it cannot be read.
+    pub async fn lines(&self, name: &str, most: usize) -> Vec<String> {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&most.to_string()).build();
         let bytes = collect(self.client.logs(name, Some(options)), LOG_MAX_BYTES).await;
         let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
         text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect()

@@ -38,6 +38,9 @@ pub async fn local(engine: &Engine, candidates: &[String]) -> Option<(String, Im
     None
 }
 
+/// The login for a repository, if there is one.
+pub type LoginFor<'a> = &'a (dyn Fn(&str) -> Option<Credentials> + Sync);
+
 /// No candidate can be had: each with what was said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound(pub Vec<(String, EngineError)>);
@@ -49,7 +52,7 @@ pub struct NotFound(pub Vec<(String, EngineError)>);
 pub async fn find(
     engine: &Engine,
     candidates: &[String],
-    login: Option<&Credentials>,
+    login_for: LoginFor<'_>,
 ) -> Result<Found, NotFound> {
     let mut said = Vec::new();
     for reference in candidates {
@@ -63,7 +66,7 @@ pub async fn find(
                 continue;
             }
         }
-        match in_registry(engine, reference, login).await {
+        match in_registry(engine, reference, login_for(reference).as_ref()).await {
             Ok(digest) => return Ok(Found::Remote { reference: reference.clone(), digest }),
             Err(error) => said.push((reference.clone(), error)),
         }
@@ -122,6 +125,8 @@ impl NotFound {
         };
         if said(&["unauthorized", "denied", "authentication required", "status 401", "status 403"]) {
             "the registry wants a login, or does not have this repository: set `login = { user = \"…\", password = { credential = \"…\" } }`, or correct `image`".into()
+        } else if said(&["and this machine is"]) {
+            "name an image for this platform, or build one (`image = { build = … }`)".into()
         } else if said(&["manifest unknown", "not found", "status 404"]) {
             format!(
                 "the registry has no such tag: correct `image` (images exist only for some patch releases), or load the image with `{kind} load`"

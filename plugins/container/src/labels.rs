@@ -3,6 +3,7 @@
 use crate::check_engine::Seen;
 use crate::engine::{Credentials, Engine};
 use crate::image::{self, Found};
+use crate::inside;
 use crate::reference;
 use crate::settings::Image;
 use crate::world::Subject;
@@ -23,6 +24,7 @@ pub(crate) async fn remote(
     found: &mut Vec<Finding>,
 ) -> Option<Seen> {
     let login_for = |repository: &str| login_for(login, repository);
+    let mut down = None;
     if let Image::Chosen(chosen) = &subject.settings.image
         && let Some(wanted) = reference::wanted(chosen, source)
         && let Ok(registries) = Registries::new(&platform())
@@ -39,15 +41,16 @@ pub(crate) async fn remote(
                 return Some(seen(&image.image));
             }
             // The engine may have a way (a proxy, a certificate) that we do not have.
-            Err(not_found) if not_found.tried.iter().any(|e| matches!(e, RegistryError::Down { .. })) => {}
+            Err(not_found) if not_found.tried.iter().any(|e| matches!(e, RegistryError::Down { .. })) => {
+                down = Some(not_found);
+            }
             Err(not_found) => {
                 found.push(not_found.finding());
                 return None;
             }
         }
     }
-    let engine_login = login;
-    match image::find(engine, candidates, engine_login).await {
+    match image::find(engine, candidates, &|reference| credentials_for(login, reference)).await {
         Ok(Found::Remote { reference, digest }) => {
             let labels = match Registries::new(&platform()) {
                 Ok(registries) => {
@@ -58,6 +61,7 @@ pub(crate) async fn remote(
             };
             Some(labels.as_ref().map_or_else(
                 || Seen {
+                    silent: true,
                     told: reference::version_in_tag(&reference),
                     text: format!("the registry has {reference} ({digest})"),
                     facts: None,
@@ -67,11 +71,17 @@ pub(crate) async fn remote(
             ))
         }
         Ok(Found::Local { reference, about }) => Some(Seen {
+            silent: false,
             told: image::version(&about, &reference),
             text: format!("{reference} is on this host"),
             facts: Some(image::facts(&about)),
             reference,
         }),
+        // The engine has no way either.
+        Err(_) if down.is_some() => {
+            found.extend(down.map(|not_found| not_found.finding()));
+            None
+        }
         Err(not_found) => {
             found.push(Finding::blocker(
                 "image-missing",
@@ -86,11 +96,19 @@ pub(crate) async fn remote(
 fn seen(image: &RemoteImage) -> Seen {
     let label = |name: &str| image.labels.get(name).map(String::as_str).filter(|text| !text.is_empty());
     Seen {
+        silent: inside::is_silent(label),
         told: image::version_by(label, &image.reference),
         text: format!("the registry has {} for {} ({})", image.reference, image.platform, image.pinned),
         facts: Some(ImageFacts::from_labels(label)),
         reference: image.reference.clone(),
     }
+}
+
+/// The same for the engine, which looks into no such file itself.
+#[must_use]
+pub fn credentials_for(login: Option<&Credentials>, reference: &str) -> Option<Credentials> {
+    let login = login_for(login, reference::split(reference).0)?;
+    Some(Credentials { user: login.user, password: login.password })
 }
 
 /// The login of the settings, else that of the files in which docker and podman keep theirs.

@@ -2,6 +2,7 @@
 //! configuration, its mounts and owners, and how it is seen that Connect in it serves.
 
 pub mod archive;
+pub mod build;
 pub mod check;
 pub mod check_all;
 pub mod check_engine;
@@ -10,12 +11,14 @@ pub mod engine;
 pub mod files;
 pub mod health;
 pub mod image;
+pub mod inside;
 pub mod kind;
 pub mod labels;
 pub mod owners;
 pub mod plan;
 pub mod processes;
 pub mod reference;
+pub mod scan;
 pub mod settings;
 pub mod spec;
 pub mod stage;

@@ -1,6 +1,7 @@
 //! What the step will change, as `connect-migrator plan` shows it.
 
 use crate::archive;
+use crate::build::recipe::resolve;
 use crate::check;
 use crate::image;
 use crate::reference;
@@ -9,6 +10,7 @@ use crate::spec::{self, Bind, Parts};
 use crate::world::Subject;
 use connect_migrator_connect::container::{ConfigChange, Derived, ImageFacts};
 use connect_migrator_connect::installation::Installation;
+use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::{Change, Op, StepError};
 use std::path::{Path, PathBuf};
 
@@ -53,6 +55,17 @@ async fn chosen(
         let known = image.map(|image| (archive::facts(&image), image.volumes));
         return (format!("in {}", file.archive.display()), known);
     }
+    if let Image::Build(build) = &subject.settings.image {
+        let recipe = resolve(build, installation.version, &platform());
+        return match recipe {
+            Ok(recipe) => {
+                let label = |name: &str| recipe.labels.get(name).map(String::as_str);
+                let known = recipe.version.map(|_| (ImageFacts::from_labels(label), Vec::new()));
+                (recipe.what.clone(), known)
+            }
+            Err(blocker) => (blocker.text, None),
+        };
+    }
     let candidates = reference::candidates(&subject.settings.image, installation.version);
     let first = candidates.first().cloned().unwrap_or_else(|| "an image of this host's version".into());
     let Ok(engine) = subject.engine().await else { return (first, None) };
@@ -81,6 +94,9 @@ impl Planned {
         if let Image::Archive(file) = &subject.settings.image {
             let what = format!("load the image in {} and pin it by its id", file.archive.display());
             all.push(Change::new(Op::Prepare, what));
+        } else if let Image::Build(_) = &subject.settings.image {
+            let what = format!("build the image {} and pin it by its id", self.reference);
+            all.push(Change::new(Op::Prepare, what));
         } else if !self.known {
             let chosen = matches!(subject.settings.image, Image::Chosen(_));
             let more = if chosen { " (or the next that can be had)" } else { "" };
@@ -88,6 +104,9 @@ impl Planned {
                 Op::Prepare,
                 format!("pull the image {}{more} and pin it by its digest; what its labels tell can change more of the configuration", self.reference),
             ));
+        }
+        if let Some(command) = &subject.settings.scan {
+            all.push(Change::new(Op::Prepare, format!("run {} on it", command.join(" "))));
         }
         all.push(
             Change::new(

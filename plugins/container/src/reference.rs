@@ -10,8 +10,8 @@ pub use connect_migrator_images::reference::{pinned, split, version_in_tag};
 pub fn candidates(image: &Image, source: Option<Version>) -> Vec<String> {
     match image {
         Image::Reference(reference) => vec![reference.clone()],
-        // It has none before it is loaded.
-        Image::Archive(_) => Vec::new(),
+        // It has none before it is loaded or built.
+        Image::Archive(_) | Image::Build(_) => Vec::new(),
         Image::Chosen(chosen) => wanted(chosen, source).map_or_else(Vec::new, |wanted| {
             let all = wanted.candidates();
             all.iter().flat_map(|c| c.tags.iter().map(move |tag| format!("{}:{tag}", c.repository))).collect()
@@ -43,6 +43,9 @@ mod tests {
             reference: None,
             archive: None,
             digest: None,
+            build: None,
+            containerfile: None,
+            context: None,
             version: Some(VersionChoice::MatchSource),
             os: os.map(Into::into),
             variant: None,

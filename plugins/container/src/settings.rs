@@ -1,5 +1,9 @@
 //! The settings under `with`.
 
+use crate::build::settings::{
+    BuildImage, BuildTable, DEFAULT_BUILD_TIMEOUT_SECONDS, DEFAULT_CONTEXT_MAX_MIB,
+};
+use crate::scan::{DEFAULT_SCAN_TIMEOUT_SECONDS, ScanFails};
 use connect_migrator_connect::installation::Listen;
 use connect_migrator_connect::version::Version;
 use connect_migrator_sdk::{SecretRef, StepError};
@@ -78,6 +82,22 @@ pub struct Settings {
     /// How long rollback waits for an engine that does not answer. Default `60s`.
     #[serde(default = "default_engine_timeout")]
     pub engine_timeout: Span,
+    /// How long building the image may take. Default `2h`.
+    #[serde(default = "default_build_timeout")]
+    pub build_timeout: Span,
+    /// How much the folder of a build may hold, in MiB, without what its ignore file leaves out. Default 1024.
+    #[serde(default = "default_context_max")]
+    pub build_context_max_mib: u64,
+    /// A command that looks through the image before anything goes on: `["trivy", "image", "--exit-code", "1", "{image}"]`. No shell;
+    /// `{image}` is the pinned image.
+    #[serde(default)]
+    pub scan: Option<Vec<String>>,
+    /// What a scan means that does not end with 0. Default `block`.
+    #[serde(default)]
+    pub scan_fails: ScanFails,
+    /// How long the scan may take. Default `30m`.
+    #[serde(default = "default_scan_timeout")]
+    pub scan_timeout: Span,
     /// The engine's socket. Default `/var/run/docker.sock` for docker, `/run/podman/podman.sock` for podman.
     #[serde(default)]
     pub socket: Option<PathBuf>,
@@ -98,6 +118,15 @@ fn default_stop_timeout() -> Span {
 fn default_engine_timeout() -> Span {
     Span(DEFAULT_ENGINE_TIMEOUT_SECONDS)
 }
+fn default_build_timeout() -> Span {
+    Span(DEFAULT_BUILD_TIMEOUT_SECONDS)
+}
+fn default_context_max() -> u64 {
+    DEFAULT_CONTEXT_MAX_MIB
+}
+fn default_scan_timeout() -> Span {
+    Span(DEFAULT_SCAN_TIMEOUT_SECONDS)
+}
 
 /// Which image.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
@@ -109,6 +138,8 @@ pub enum Image {
     Chosen(ChosenImage),
     /// In a file on this host.
     Archive(ArchiveImage),
+    /// Built on this host.
+    Build(BuildImage),
 }
 
 /// An image in a file, as `docker save` writes it: for a host without a way to a registry.
@@ -137,6 +168,18 @@ pub struct ChosenImage {
     #[serde(default)]
     #[schemars(skip)]
     pub digest: Option<String>,
+    /// What to build, instead of everything else.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub build: Option<BuildTable>,
+    /// The same, in short.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub containerfile: Option<PathBuf>,
+    /// For it.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub context: Option<PathBuf>,
     /// `match-source`: the version that runs on this host; or a version.
     #[serde(default)]
     pub version: Option<VersionChoice>,
@@ -204,6 +247,26 @@ impl<'de> Deserialize<'de> for Image {
                     || table.os.is_some()
                     || table.variant.is_some()
                     || table.registries.is_some();
+                let builds =
+                    table.build.is_some() || table.containerfile.is_some() || table.context.is_some();
+                if builds {
+                    if rest || table.reference.is_some() || table.archive.is_some() || table.digest.is_some()
+                    {
+                        return Err(de::Error::custom(
+                            "an image that is built has `build`, or `containerfile` and `context`, and no other keys; `version`, `os` and `variant` stand in `build`",
+                        ));
+                    }
+                    let build = match table.build {
+                        Some(_) if table.containerfile.is_some() || table.context.is_some() => {
+                            return Err(de::Error::custom(
+                                "give either `build`, or `containerfile` and `context`",
+                            ));
+                        }
+                        Some(build) => build,
+                        None => BuildTable::of_file(table.containerfile, table.context),
+                    };
+                    return build.sorted().map(Image::Build).map_err(de::Error::custom);
+                }
                 if let Some(archive) = table.archive {
                     if rest || table.reference.is_some() {
                         return Err(de::Error::custom(

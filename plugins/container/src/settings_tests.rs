@@ -27,6 +27,24 @@ fn an_image_may_be_a_table() {
 }
 
 #[test]
+fn an_image_may_be_built() {
+    for image in [
+        json!({ "containerfile": "/c/Containerfile", "context": "/c" }),
+        json!({ "build": { "containerfile": "/c/Containerfile", "context": "/c" } }),
+    ] {
+        let settings = read(json!({ "image": image })).unwrap();
+        let Image::Build(BuildImage::File(file)) = settings.image else { unreachable!() };
+        assert_eq!(file.containerfile, Path::new("/c/Containerfile"));
+        assert_eq!(file.context.as_deref(), Some(Path::new("/c")));
+    }
+    let image = json!({ "build": { "bakery": "/b.yaml", "version": "match-source", "variant": "std", "os": "ubuntu-24.04" } });
+    let settings = read(json!({ "image": image, "scan": ["trivy", "image", "{image}"] })).unwrap();
+    assert!(matches!(settings.image, Image::Build(BuildImage::Bakery(_))));
+    assert_eq!(settings.scan_fails, ScanFails::Block);
+    assert_eq!((settings.build_timeout, settings.build_context_max_mib), (Span(7200), 1024));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_its_reason() {
     for (image, why) in [
         (json!("posit/connect"), "names no version"),
@@ -40,6 +58,12 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
         (json!({ "archive": "/x.tar", "digest": "sha256:12" }), "64 digits"),
         (json!({ "reference": "a:1", "digest": "x" }), "belongs to"),
         (json!({ "versoin": "match-source" }), "unknown field"),
+        (json!({ "build": {} }), "give `bakery`, or"),
+        (json!({ "build": { "bakery": "/b.yaml" }, "os": "x" }), "stand in `build`"),
+        (json!({ "build": { "bakery": "/b.yaml" }, "context": "/x" }), "give either `build`"),
+        (json!({ "build": { "bakery": "/b.yaml", "vresion": "x" } }), "unknown field"),
+        (json!({ "containerfile": "/c", "archive": "/x.tar" }), "no other keys"),
+        (json!({ "context": "/x" }), "give `bakery`, or"),
     ] {
         let error = read(json!({ "image": image })).unwrap_err();
         assert!(error.contains(why), "{image}: {error}");

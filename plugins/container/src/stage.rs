@@ -1,21 +1,26 @@
 //! Everything that can be done while Connect still serves: the image, the container's folder, the container itself.
 
+use crate::build::{self, recipe::resolve};
 use crate::check;
 use crate::check_engine::{login, same_version};
 use crate::engine::{Engine, EngineError, Pulled};
 use crate::image::{self, Found};
 use crate::owners::{self, Account};
+use crate::scan::Scanned;
 use crate::settings::{Image, RunAsIds};
 use crate::spec::{self, Owner, owner};
 use crate::undo::Undo;
+use crate::world::LABEL_PREFIX;
 use crate::world::Subject;
-use crate::{archive, files, reference};
+use crate::{archive, files, inside, labels, reference, scan};
 use bollard::models::{ContainerCreateBody, HostConfig, ImageInspect};
-use connect_migrator_connect::container::Derived;
+use connect_migrator_connect::container::{Derived, ImageFacts};
 use connect_migrator_connect::installation::Installation;
 use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_connect::version::Version;
+use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::{Context, Finding, Outcome, Progress, Severity, StepError};
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +33,12 @@ pub struct HadImage {
     pub about: ImageInspect,
     /// The version that it says it has.
     pub version: Option<Version>,
+    /// What it has inside: by its labels, else by its programs.
+    pub facts: ImageFacts,
     /// It had to be fetched.
     pub fetched: bool,
+    /// What a scan said.
+    pub scanned: Option<Scanned>,
 }
 
 impl HadImage {
@@ -44,7 +53,15 @@ impl HadImage {
         installation: &Installation,
     ) -> Result<Self, StepError> {
         let (reference, about, fetched) = have_image(subject, cx, engine, installation).await?;
-        let version = image::version(&about, &reference);
+        let mut version = image::version(&about, &reference);
+        let mut facts = image::facts(&about);
+        if inside::is_silent(|name| image::label(&about, name)) {
+            cx.info(format!("{reference} has no labels; asking its programs for their versions"));
+            match inside::look(subject, engine, &reference, &about).await {
+                Ok(inside) => (version, facts) = (inside.version.or(version), inside.facts),
+                Err(error) => cx.warn(format!("what {reference} has inside is not known: {error}")),
+            }
+        }
         let compared = same_version(&reference, version, installation.version);
         if compared.severity == Severity::Blocker {
             return Err(blocked(&compared));
@@ -52,7 +69,8 @@ impl HadImage {
         let image = reference::pinned(&reference, about.repo_digests.as_deref().unwrap_or_default())
             .or_else(|| about.id.clone())
             .unwrap_or(reference);
-        Ok(HadImage { image, about, version, fetched })
+        let scanned = scan::run(subject, cx, &image).await?;
+        Ok(HadImage { image, about, version, facts, fetched, scanned })
     }
 
     /// Folders for which it asks for a volume.
@@ -61,14 +79,30 @@ impl HadImage {
         self.about.config.as_ref().and_then(|config| config.volumes.clone()).unwrap_or_default()
     }
 
+    /// A label of ours.
+    fn label(&self, name: &str) -> Option<&str> {
+        image::label(&self.about, &format!("{LABEL_PREFIX}{name}"))
+    }
+
+    /// For the report: what a scan said.
+    #[must_use]
+    pub fn details(&self, outcome: Outcome) -> Outcome {
+        match &self.scanned {
+            Some(scanned) => outcome.details(&HashMap::from([("scan", scanned)])),
+            None => outcome,
+        }
+    }
+
     /// In words.
     #[must_use]
     pub fn evidence(&self) -> String {
         let image = &self.image;
-        if self.fetched {
-            format!("image {image} fetched")
-        } else {
-            format!("image {image} was on this host")
+        let built = self.label("built-from").map(|from| format!("image {image} built from {from}"));
+        let had = if self.fetched { "fetched" } else { "was on this host" };
+        let had = built.unwrap_or_else(|| format!("image {image} {had}"));
+        match &self.scanned {
+            Some(scanned) => format!("{had}; {}", scanned.evidence()),
+            None => had,
         }
     }
 }
@@ -82,7 +116,7 @@ pub fn derive(
     installation: &Installation,
     image: &HadImage,
 ) -> Result<Derived, StepError> {
-    let derived = check::derive(subject, installation, Some(image::facts(&image.about)))
+    let derived = check::derive(subject, installation, Some(image.facts.clone()))
         .map_err(|error| StepError::new("derive the container's configuration").because(error))?;
     match derived.findings.iter().find(|f| f.severity == Severity::Blocker) {
         Some(blocker) => Err(blocked(blocker)),
@@ -128,8 +162,14 @@ async fn have_image(
         return archive::load(file, cx, engine).await;
     }
     let login = login(subject, cx)?;
+    let login_for = |reference: &str| labels::credentials_for(login.as_ref(), reference);
+    if let Image::Build(build) = &subject.settings.image {
+        let recipe =
+            resolve(build, installation.version, &platform()).map_err(|blocker| blocked(&blocker))?;
+        return build::run::build(subject, cx, engine, &recipe, &login_for).await;
+    }
     let candidates = reference::candidates(&subject.settings.image, installation.version);
-    let found = image::find(engine, &candidates, login.as_ref()).await.map_err(|not_found| {
+    let found = image::find(engine, &candidates, &login_for).await.map_err(|not_found| {
         StepError::new("find the image").because(not_found.why()).remedy(not_found.remedy(engine.kind))
     })?;
     let reference = match found {
@@ -147,7 +187,8 @@ async fn have_image(
         });
     };
     let limit = subject.settings.pull_timeout;
-    let pull = tokio::time::timeout(limit.duration(), engine.pull(&reference, login.as_ref(), tell));
+    let pull_login = login_for(&reference);
+    let pull = tokio::time::timeout(limit.duration(), engine.pull(&reference, pull_login.as_ref(), tell));
     tokio::select! {
         () = cx.cancelled() => return Err(StepError::cancelled(format!("pull {reference}"))),
         done = pull => match done {
@@ -268,7 +309,7 @@ async fn of_image(
     let name = format!("{}-look", subject.names.container);
     cx.record_undo(&Undo::Container { name: name.clone() })?;
     settle_name(subject, engine, &name).await?;
-    let label = |key: &str, value: &str| (format!("{}{key}", crate::world::LABEL_PREFIX), value.to_owned());
+    let label = |key: &str, value: &str| (format!("{LABEL_PREFIX}{key}"), value.to_owned());
     let body = ContainerCreateBody {
         image: Some(image.image.clone()),
         cmd: Some(vec!["true".into()]),

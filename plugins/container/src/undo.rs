@@ -18,6 +18,11 @@ pub enum Undo {
         /// Its reference.
         reference: String,
     },
+    /// An image is built.
+    Built {
+        /// Its tag.
+        reference: String,
+    },
     /// The container's folder is made.
     Folder {
         /// Where.
@@ -40,6 +45,10 @@ pub async fn put_back(subject: &Subject<'_>, change: Undo, undone: Undone) -> Un
     match change {
         Undo::Image { reference } => undone.and(format!(
             "the pulled image {reference} stays for the next try (`{} rmi` removes it)",
+            subject.kind()
+        )),
+        Undo::Built { reference } => undone.and(format!(
+            "the built image {reference} stays for the next try (`{} rmi` removes it)",
             subject.kind()
         )),
         Undo::Folder { path } => {

@@ -54,7 +54,7 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
     if let Some(unit) = ordered {
         outcome = outcome.and(format!("after a reboot docker starts after {unit}"));
     }
-    Ok(outcome)
+    Ok(image.details(outcome))
 }
 
 async fn create(

@@ -180,6 +180,11 @@ pub fn platform() -> String {
     format!("linux/{machine}")
 }
 
+/// What HTTP clients of this process take for TLS. The process may have one already; either is fine.
+pub fn provide_cryptography() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// A client for any number of registries.
 #[derive(Debug, Clone)]
 pub struct Registries {
@@ -255,8 +260,7 @@ impl Registries {
     /// # Errors
     /// When this machine's certificates cannot be used.
     pub fn new(platform: &str) -> Result<Self, RegistryError> {
-        // The process may have one already; either is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        provide_cryptography();
         let client = Client::builder()
             .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
             .timeout(Duration::from_secs(ANSWER_TIMEOUT_SECONDS))

@@ -80,7 +80,7 @@ async fn with_engine<S: Units>(
     if let Some(words) = selinux.shown() {
         outcome = outcome.and(words);
     }
-    Ok(outcome)
+    Ok(image.details(outcome))
 }
 
 async fn write_unit<S: Units>(

@@ -38,6 +38,10 @@ pub struct State {
     pub api: &'static str,
     /// What the registry answers.
     pub registry: (u16, &'static str),
+    /// What a build fails with; else its image is there afterwards.
+    pub build_error: Option<&'static str>,
+    /// The query and the size of what was sent to be built.
+    pub built: Option<(String, usize)>,
     /// The last line of a pull.
     pub pull_error: Option<&'static str>,
     pub container: Option<Value>,
@@ -65,6 +69,8 @@ impl Double {
             security: vec!["name=seccomp,profile=default"],
             api: "1.45",
             registry: (200, ""),
+            build_error: None,
+            built: None,
             pull_error: None,
             container: None,
             start: Start::Serve { version: Some("2026.03.1"), hostname: None },
@@ -118,6 +124,7 @@ async fn engine(
 ) -> Response {
     let mut state = state.lock().unwrap();
     let path = uri.path().split_once("/v1.").map_or(uri.path(), |(_, rest)| &rest[rest.find('/').unwrap()..]);
+    let sent = body.len();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     state.calls.push(format!("{method} {path}"));
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -137,6 +144,16 @@ async fn engine(
                 .into_response(),
             (status, message) => said(status, message),
         },
+        ("POST", ["build"]) => {
+            state.built = Some((uri.query().unwrap_or_default().to_owned(), sent));
+            let mut lines =
+                vec![json!({ "stream": "STEP 1/2: RUN it\n" }), json!({ "stream": "it says so\n" })];
+            match state.build_error {
+                Some(error) => lines.push(json!({ "error": error, "errorDetail": { "message": error } })),
+                None => state.local = true,
+            }
+            lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response()
+        }
         ("POST", ["images", "load"]) => {
             state.local = true;
             axum::Json(json!({ "stream": "Loaded image" })).into_response()

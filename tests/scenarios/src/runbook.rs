@@ -16,7 +16,7 @@ pub struct Runbook {
     pub after_stop: String,
     /// The step that runs the container: `docker` or `podman`.
     pub engine: &'static str,
-    /// The image.
+    /// The image: a reference, or a table that begins with `{`.
     pub image: String,
     /// More settings of the container step, each beginning with a comma.
     pub container: String,
@@ -96,6 +96,7 @@ impl Runbook {
         } = self;
         let caches = "\n[[step]]\nid = \"caches\"\nuses = \"connect-api/clear-caches\"\n";
         let (before_route, after_route) = if *caches_after_route { ("", caches) } else { (caches, "") };
+        let image = if image.starts_with('{') { image.clone() } else { format!("\"{image}\"") };
         // Debian gives the group 999 of the images to others: the container keeps the host's numbers.
         format!(
             r#"version = 1
@@ -112,7 +113,7 @@ uses = "systemd/stop"
 [[step]]
 id = "container"
 uses = "{engine}"
-with = {{ image = "{image}", publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
+with = {{ image = {image}, publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
 {after_container}{before_route}
 [[step]]
 id = "route"

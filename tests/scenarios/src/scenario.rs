@@ -2,6 +2,7 @@
 
 mod after;
 mod first_steps;
+mod images;
 mod kills;
 mod moves;
 mod operator;
@@ -106,6 +107,7 @@ pub fn all() -> Vec<Scenario> {
         relocation_faults::ALL,
         unfit_targets::ALL,
         round_trips::ALL,
+        images::ALL,
     ]
     .concat()
 }

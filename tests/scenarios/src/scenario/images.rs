@@ -1,0 +1,126 @@
+//! The image: chosen by version, out of a file, built on the machine.
+
+use super::{Scenario, one, one_or_each};
+use crate::ensure;
+use crate::lab::{Lab, Runbook, Tried};
+use serde_json::Value;
+
+pub(super) const ALL: &[Scenario] = &[
+    one("of both families the right image is chosen, and a registry at fault is told by its fault", families),
+    one("an image out of a file moves the server, and one with another digest is refused", archive),
+    one_or_each("an image is built and scanned while the server serves, then moved to", built),
+];
+
+const FAMILIES: &str = include_str!("../guest/families.sh");
+
+/// Versions, distributions and the images that are taken for them.
+const CHOSEN: [(&str, &str, &str); 14] = [
+    ("1.9.0.1", "", "rstudio/rstudio-connect:1.9.0.1"),
+    ("2021.08.0", "", "rstudio/rstudio-connect:2021.08.0"),
+    ("2022.08.0", "", "rstudio/rstudio-connect:2022.08.0"),
+    ("2022.09.0", "", "rstudio/rstudio-connect:bionic-2022.09.0"),
+    ("2023.06.0", "", "rstudio/rstudio-connect:bionic-2023.06.0"),
+    ("2023.07.0", "", "rstudio/rstudio-connect:jammy-2023.07.0"),
+    ("2024.12.0", "", "rstudio/rstudio-connect:ubuntu2204-2024.12.0"),
+    ("2025.05.0", "", "posit/connect:2025.05.0-ubuntu-22.04-std"),
+    ("2025.06.0", "", "rstudio/rstudio-connect:ubuntu2204-2025.06.0"),
+    ("2025.12.1", "", "posit/connect:2025.12.1-ubuntu-24.04-std"),
+    ("2025.12.1", "ubuntu-22.04", "posit/connect:2025.12.1-ubuntu-22.04-std"),
+    ("match-source", "", "posit/connect:2026.03.1-ubuntu-24.04-std"),
+    ("2026.06.1", "", "rstudio/rstudio-connect:ubuntu2204-2026.06.1"),
+    ("2026.08.0", "", "posit/connect:2026.08.0-ubuntu-24.04-std"),
+];
+
+/// Versions that neither family has, and the nearest that there is.
+const MISSING: [(&str, &str); 3] = [
+    ("2020.01.0", "rstudio/rstudio-connect:2021.08.0"),
+    ("2025.09.0", "posit/connect:2025.09.1-ubuntu-22.04-std"),
+    ("2027.01.0", "posit/connect:2026.08.0-ubuntu-24.04-std"),
+];
+
+/// Registries at fault, by port.
+const FAULTS: [(u16, &str, &str); 4] = [
+    (5401, "registry-login", "authentication required"),
+    (5429, "registry-limit", "wait 60 s"),
+    (5500, "registry-broken", "disk full"),
+    (5499, "registry-unreachable", "refused"),
+];
+
+fn with(image: String) -> Runbook {
+    Runbook { image, ..Runbook::default() }
+}
+
+/// The finding of that key that check tells.
+fn finding(lab: &Lab, image: String, key: &str) -> Tried<String> {
+    lab.write_runbook(&with(image.clone()).text())?;
+    let check = lab.machine.run("connect-migrator check prod --json")?;
+    let steps: Value = serde_json::from_str(&check.stdout)?;
+    let mut findings = steps
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|step| step.get("findings").and_then(Value::as_array).into_iter().flatten());
+    let found = findings.find(|finding| finding.get("key").and_then(Value::as_str) == Some(key));
+    let text = found.and_then(|finding| finding.get("text")).and_then(Value::as_str);
+    text.map(str::to_owned).ok_or_else(|| format!("no `{key}` for {image}:\n{}", check.stdout).into())
+}
+
+fn families(lab: &Lab) -> Tried {
+    lab.machine.write_file("/root/lab/families.sh", FAMILIES)?;
+    lab.must("bash /root/lab/families.sh && docker image prune -af >/dev/null")?;
+    let image = |version: &str, os: &str, registry: &str| {
+        let os = if os.is_empty() { String::new() } else { format!(", os = \"{os}\"") };
+        format!("{{ version = \"{version}\"{os}, registries = [\"{registry}\"] }}")
+    };
+    for (version, os, chosen) in CHOSEN {
+        let text = finding(lab, image(version, os, "127.0.0.1:5000"), "image")?;
+        ensure!(text.contains(&format!("127.0.0.1:5000/{chosen} ")), "for {version} {os}: {text}");
+    }
+    for (version, near) in MISSING {
+        let text = finding(lab, image(version, "", "127.0.0.1:5000"), "image-missing")?;
+        let told = text.contains("does not exist") && text.contains(&format!("exist: 127.0.0.1:5000/{near}"));
+        ensure!(told, "for {version}: {text}");
+    }
+    for (port, key, why) in FAULTS {
+        let text = finding(lab, image("match-source", "", &format!("127.0.0.1:{port}")), key)?;
+        ensure!(text.contains(why), "of port {port}: {text}");
+    }
+    Ok(())
+}
+
+fn archive(lab: &Lab) -> Tried {
+    lab.must(
+        "docker pull -q 127.0.0.1:5000/posit/connect:2026.03.1 && docker save -o /srv/connect.tar 127.0.0.1:5000/posit/connect:2026.03.1
+         docker image prune -af >/dev/null",
+    )?;
+    let wrong = format!("{{ archive = \"/srv/connect.tar\", digest = \"sha256:{}\" }}", "0".repeat(64));
+    let text = finding(lab, wrong, "archive-digest")?;
+    ensure!(text.contains("the runbook says sha256:0000"), "{text}");
+    let digest = lab.must("sha256sum /srv/connect.tar | cut -c1-64")?;
+    let image = format!("{{ archive = \"/srv/connect.tar\", digest = \"sha256:{}\" }}", digest.trim());
+    lab.write_runbook(&with(image).text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_standing("committed")?;
+    lab.assert_moved()
+}
+
+fn built(lab: &Lab) -> Tried {
+    lab.must(
+        r#"mkdir /root/image && cd /root/image
+        printf 'FROM 127.0.0.1:5000/posit/connect:2026.03.1\nCOPY --chmod=0755 note /opt/note\nRUN cat /opt/note\n' >Containerfile
+        echo own >note; echo left out >secret; echo secret >.dockerignore
+        printf '#!/bin/sh\necho "looked at $1"\n' >/usr/local/bin/scanner && chmod 755 /usr/local/bin/scanner"#,
+    )?;
+    let image = r#"{ containerfile = "/root/image/Containerfile", context = "/root/image" }"#;
+    let runbook = with(image.into()).container(r#", scan = ["/usr/local/bin/scanner", "{image}"]"#);
+    lab.write_runbook(&runbook.text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_standing("committed")?;
+    lab.assert_moved()?;
+    lab.must("docker exec connect-prod cat /opt/note | grep -qx own")?;
+    let pinned = lab.must("docker inspect --format '{{.Config.Image}}' connect-prod")?;
+    ensure!(pinned.starts_with("sha256:"), "the container's image is {pinned}");
+    let report = lab.must("cat /var/lib/connect-migrator/prod/report.json")?;
+    ensure!(report.contains("looked at sha256:"), "the report does not have the scan:\n{report}");
+    Ok(())
+}
