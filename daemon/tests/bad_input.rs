@@ -17,6 +17,9 @@ const GOOD: &str = "version = 1\n[[step]]\nid = \"stop\"\nuses = \"systemd/stop\
 /// Somebody without rights.
 const NOBODY: u32 = 65534;
 
+/// Makes a state file that cannot be used.
+type Spoils<'a> = &'a dyn Fn(&Path);
+
 /// A tree of files in which the command lives.
 struct Tree {
     root: tempfile::TempDir,
@@ -181,7 +184,7 @@ fn a_state_that_cannot_be_used_is_refused_and_kept() {
         let event = "INSERT INTO event (migration, at, body) VALUES ('m', '2026-01-01T00:00:00Z', '{\"event\":\"from-the-future\"}')";
         connection.execute(event, []).unwrap();
     };
-    let cases: [(&str, &dyn Fn(&Path), &str); 4] = [
+    let cases: [(&str, Spoils<'_>, &str); 4] = [
         ("truncated", &truncate, "state.db"),
         ("newer", &newer, "layout 99"),
         ("noise", &noise, "damaged"),
