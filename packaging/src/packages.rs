@@ -25,7 +25,12 @@ pub fn rpm(tool: &Path, programs: &Path, out: &Path) -> Tried {
         "builtin",
         "--metadata-overwrite",
     ]);
-    generate.arg(&description).arg("--output").arg(&out).env("SOURCE_DATE_EPOCH", epoch()?);
+    // What stands behind the `#` is the table in it.
+    generate
+        .arg(format!("{}#package.metadata.generate-rpm", description.display()))
+        .arg("--output")
+        .arg(&out)
+        .env("SOURCE_DATE_EPOCH", epoch()?);
     output("pack the .rpm", &mut generate)?;
     Ok(())
 }
