@@ -86,7 +86,12 @@ impl Step for Postgres {
     async fn finalize(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
         let places = Places::default();
         let subject = Subject::new(config, &places, cx);
-        let dir = subject::sqlite_dir(&subject.installed()?);
+        // A step after this one may have moved the data directory: the files are where they were saved from.
+        let saved = backup::Backup::read(&subject.kept(window::BACKUP)).unwrap_or_default();
+        let dir = match saved.files.first().and_then(|file| file.path.parent()) {
+            Some(dir) => dir.to_path_buf(),
+            None => subject::sqlite_dir(&subject.installed()?),
+        };
         Ok(Outcome::already_done(format!(
             "the SQLite files in {} are no longer used, and stay; remove them when you do not want them any more",
             dir.display()

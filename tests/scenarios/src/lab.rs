@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub use crate::runbook::Runbook;
 
 /// How long a migration may take in the emulated machine, also when the host is busy.
-pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(400);
+pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(900);
 /// How long one command may take there.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(240);
 /// How long turning a Debian into a server with Connect may take.
