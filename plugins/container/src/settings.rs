@@ -131,6 +131,7 @@ fn default_scan_timeout() -> Span {
 /// Which image.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged)]
+#[allow(clippy::large_enum_variant, reason = "a step has one image")]
 pub enum Image {
     /// `registry/name:tag` or `registry/name@sha256:…`.
     Reference(String),

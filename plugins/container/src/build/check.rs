@@ -80,7 +80,7 @@ pub(crate) async fn look(
 fn room() -> Option<Finding> {
     let store = STORES.iter().map(Path::new).find(|path| path.is_dir())?;
     let about = nix::sys::statvfs::statvfs(store).ok()?;
-    let free = u64::from(about.blocks_available()) * u64::from(about.fragment_size()) / (1024 * 1024);
+    let free = about.blocks_available() * about.fragment_size() / (1024 * 1024);
     let text = format!("{} has {free} MiB free", store.display());
     Some(if free < ROOM_MIB {
         Finding::warning(
