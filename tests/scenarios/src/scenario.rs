@@ -176,7 +176,10 @@ pub fn run(artifacts: &Artifacts, choice: &Choice) -> Tried<(usize, usize)> {
 
 /// The snapshots that scenarios start from, each made when its first scenario wants it, while others go on.
 #[derive(Debug, Default)]
-struct Scenes(Mutex<BTreeMap<(Suite, Scene), Arc<Mutex<Option<Snapshot>>>>>);
+struct Scenes(Mutex<BTreeMap<(Suite, Scene), Place>>);
+
+/// Locked while its snapshot is made.
+type Place = Arc<Mutex<Option<Snapshot>>>;
 
 impl Scenes {
     fn of(&self, scene: Scene, suite: Suite, artifacts: &Artifacts) -> Tried<Snapshot> {
