@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod hosted;
+// Not by its crate: that and the daemon would bring two plugins into one program.
+#[path = "../../tests/hostile/src/misdeed.rs"]
+mod misdeed;
 
 use connect_migrator::host::{
     CallFailure, CallRequest, ChildLauncher, HostLimits, PluginRef, call, describe,
 };
-use connect_migrator_hostile::Misdeed;
 use connect_migrator_sdk::{LogLevel, Op};
 use hosted::{Ear, hostile, invocation, launcher, limits, told};
+use misdeed::Misdeed;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod hosted;
+// Not by its crate: that and the daemon would bring two plugins into one program.
+#[path = "../../tests/hostile/src/misdeed.rs"]
+mod misdeed;
 mod systemd_double;
 
 use connect_migrator::engine::{Called, Caller, PlannedStep, RealEnd};
@@ -11,9 +14,9 @@ use connect_migrator::state::Failure;
 use connect_migrator::systemd::cgroup::Cgroups;
 use connect_migrator::systemd::processes::Processes;
 use connect_migrator::systemd::units::{BusAddress, Units};
-use connect_migrator_hostile::Misdeed;
 use connect_migrator_sdk::{Invocation, Needs, Op, StepInfo};
 use hosted::{Ear, hostile, invocation, launcher, limits, told};
+use misdeed::Misdeed;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
