@@ -2,6 +2,14 @@
 //!
 //! Run as root, the ordinary user is `nobody`; run by anybody else, the ordinary user is that one, and what root may is not seen.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what goes wrong here is a failed test"
+)]
+
 use connect_migrator::bus::{self, Bus, INTERFACE, PATH};
 use connect_migrator::engine::{Command as Asked, Note, Observer, Reply};
 use connect_migrator::instance::Instance;

@@ -85,6 +85,16 @@ const fn one(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
     Scenario { name, scene: Scene::Shared, on: On::One, on_with_all: On::One, run }
 }
 
+/// The release does not matter, and it takes long: only with everything.
+const fn one_with_all(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
+    Scenario { name, scene: Scene::Shared, on: On::None, on_with_all: On::One, run }
+}
+
+/// The same, on each Debian.
+const fn each_with_all(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
+    Scenario { name, scene: Scene::Shared, on: On::None, on_with_all: On::Each, run }
+}
+
 /// The same on the lab whose Connect uses SQLite and local disk.
 const fn local(name: &'static str, on: On, on_with_all: On, run: fn(&Lab) -> Tried) -> Scenario {
     Scenario { name, scene: Scene::Local, on, on_with_all, run }

@@ -1,10 +1,10 @@
 //! After the move nothing brings the old server back by accident.
 
-use super::{Scenario, one};
+use super::{Scenario, one_with_all};
 use crate::ensure;
 use crate::lab::{COMMAND_DEADLINE, Lab, Runbook, Tried};
 
-pub(super) const ALL: &[Scenario] = &[one(
+pub(super) const ALL: &[Scenario] = &[one_with_all(
     "while the container lives neither a start, nor an upgrade, nor a reboot brings the old server back",
     never_two,
 )];

@@ -1,14 +1,14 @@
 //! The image: chosen by version, out of a file, built on the machine.
 
-use super::{Scenario, one, one_or_each};
+use super::{Scenario, each_with_all, one, one_with_all};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
     one("of both families the right image is chosen, and a registry at fault is told by its fault", families),
-    one("an image out of a file moves the server, and one with another digest is refused", archive),
-    one_or_each("an image is built and scanned while the server serves, then moved to", built),
+    one_with_all("an image out of a file moves the server, and one with another digest is refused", archive),
+    each_with_all("an image is built and scanned while the server serves, then moved to", built),
 ];
 
 const FAMILIES: &str = include_str!("../guest/families.sh");

@@ -1,17 +1,23 @@
 //! The daemon is killed, the power is cut: it goes on by itself and ends well.
 
-use super::{Scenario, one};
+use super::{Scenario, one, one_with_all};
 use crate::ensure;
 use crate::lab::{Lab, MIGRATION_DEADLINE, Runbook, Tried};
 use std::time::Duration;
 
 pub(super) const ALL: &[Scenario] = &[
-    one("killed with -9 in every phase, at every new call: it resumes by itself and ends moved", on_the_way),
-    one(
+    one_with_all(
+        "killed with -9 in every phase, at every new call: it resumes by itself and ends moved",
+        on_the_way,
+    ),
+    one_with_all(
         "killed with -9 at every call of a rollback: it resumes by itself and ends as before",
         on_the_way_back,
     ),
-    one("killed with -9 in the midst of a step: the step goes on, and its real end is learnt", goes_on),
+    one_with_all(
+        "killed with -9 in the midst of a step: the step goes on, and its real end is learnt",
+        goes_on,
+    ),
     one("the power is cut while the container starts: it resumes after the boot and ends well", power_cut),
 ];
 

@@ -1,17 +1,20 @@
 //! The second engine: the container is a unit of systemd.
 
 use super::after::old_is_down;
-use super::{Scenario, each};
+use super::{Scenario, each_with_all, one_or_each};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
 use std::time::Duration;
 
 pub(super) const ALL: &[Scenario] = &[
-    each(
+    one_or_each(
         "with podman a server is moved into a unit that alone comes up after a reboot, and only beside a masked one",
         moves_and_reboots,
     ),
-    each("a podman container that never gets healthy is rolled back, and everything is as before", goes_back),
+    each_with_all(
+        "a podman container that never gets healthy is rolled back, and everything is as before",
+        goes_back,
+    ),
 ];
 
 /// The lab's database knows docker's networks; podman's is another one.

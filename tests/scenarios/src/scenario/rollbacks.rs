@@ -1,16 +1,16 @@
 //! What fails on the way is put back by itself, and everything is as before.
 
-use super::{Scenario, one, one_or_each};
+use super::{Scenario, one, one_or_each, one_with_all};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
     one("a layer of the image is gone from the registry: rolled back before the window", pull),
-    one("the container lacks privileges: rolled back", privileges),
-    one("the container never gets healthy: rolled back", never_healthy),
-    one("the container reports another version: rolled back", other_version),
-    one("nginx -t fails inside the window: rolled back", nginx),
+    one_with_all("the container lacks privileges: rolled back", privileges),
+    one_with_all("the container never gets healthy: rolled back", never_healthy),
+    one_with_all("the container reports another version: rolled back", other_version),
+    one_with_all("nginx -t fails inside the window: rolled back", nginx),
     one("a plugin crashes in the window: rolled back", crash),
     one_or_each("docker dies in the window: rolled back once it is there again", docker_dies),
 ];
