@@ -66,7 +66,7 @@ fn description_of(manifest: &Table) -> Tried<Table> {
         file.insert("source".into(), source.into());
         file.insert("dest".into(), format!("/{dest}").into());
         file.insert("mode".into(), mode.into());
-        if dest.starts_with("usr/share/doc/") {
+        if dest.starts_with("usr/share/doc/") || dest.starts_with("usr/share/man/") {
             file.insert("doc".into(), true.into());
         }
         assets.push(Value::Table(file));
