@@ -211,7 +211,8 @@ async fn kill_after(scene: &Scene, ended: usize) {
     tokio::select! {
         result = scene.apply(json!({"parallelism": 4})) => panic!("it ended: {result:?}"),
         () = async {
-            while scene.double.seen().finished.len() < ended {
+            // The server is ahead of what the client has written down.
+            while scene.double.seen().finished.len() < ended || known(scene, "builds.jsonl").len() < ended {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         } => {}
@@ -247,7 +248,7 @@ async fn a_killed_rebuild_goes_on_without_building_anything_twice() {
     assert_eq!(figures["complete"], 60);
     assert!(figures["complete-before"].as_u64().unwrap() >= 30, "{figures}");
     for (kill, known) in kills.iter().enumerate() {
-        assert!(known.len() >= [7, 20, 41][kill] - 4);
+        assert!(known.len() >= [7, 20, 41][kill]);
         for (guid, before) in known {
             assert_eq!(
                 scene.submissions(guid),
