@@ -80,7 +80,7 @@ pub trait Manager {
     /// Keeps the unit loaded as long as this connection lives.
     fn ref_unit(&self, name: &str) -> zbus::Result<()>;
 
-    /// Undoes [`Manager::ref_unit`].
+    /// Undoes `ref_unit`.
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
 
     /// The loaded units in these states (all, if none is named) whose names match one of the patterns.
