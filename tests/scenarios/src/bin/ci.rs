@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Debian packages that tests on the host itself need.
-const TEST_PACKAGES: [(&str, &str); 7] = [
+const TEST_PACKAGES: [(&str, &str); 10] = [
     ("dbus-daemon", "dbus-daemon"),
     ("nginx", "nginx-light"),
     ("initdb", "postgresql"),
@@ -19,6 +19,9 @@ const TEST_PACKAGES: [(&str, &str); 7] = [
     ("rsync", "rsync"),
     ("getfattr", "attr"),
     ("setfacl", "acl"),
+    ("journalctl", "systemd"),
+    ("openssl", "openssl"),
+    ("pgrep", "procps"),
 ];
 
 /// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
