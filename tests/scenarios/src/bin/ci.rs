@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Debian packages that tests on the host itself need.
-const TEST_PACKAGES: [(&str, &str); 10] = [
+const TEST_PACKAGES: [(&str, &str); 11] = [
     ("dbus-daemon", "dbus-daemon"),
     ("nginx", "nginx-light"),
     ("initdb", "postgresql"),
@@ -22,6 +22,7 @@ const TEST_PACKAGES: [(&str, &str); 10] = [
     ("journalctl", "systemd"),
     ("openssl", "openssl"),
     ("pgrep", "procps"),
+    ("python3", "python3-minimal"),
 ];
 
 /// Checks the code, runs all tests, then the scenarios on throwaway machines, then the benches
