@@ -60,8 +60,8 @@ fn did_you_mean(nearest: Option<&str>, path: &Path) -> String {
     match nearest {
         Some(name) => format!("; did you mean `{name}`?"),
         None => {
-            let folder = path.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
-            format!("; an example to copy is {folder}/prod.toml.example")
+            let name = path.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
+            format!("; `connect-migrator init {name}` looks at this host and writes it")
         }
     }
 }
