@@ -50,6 +50,7 @@ pub struct BusError {
 /// The name is held for as long as this lives.
 #[derive(Debug)]
 pub struct Bus {
+    name: String,
     connection: zbus::Connection,
     teller: Arc<Teller>,
     signals: JoinHandle<()>,
@@ -80,15 +81,20 @@ impl Bus {
             };
             builder.serve_at(PATH, object).name(name.as_str()).build().await
         };
-        let connection = served.await.map_err(|why| BusError { name, why })?;
+        let connection = match served.await {
+            Ok(connection) => connection,
+            Err(why) => return Err(BusError { name, why }),
+        };
         let signals = tokio::spawn(broadcast::broadcast(connection.clone(), Arc::clone(&teller)));
-        Ok(Bus { connection, teller, signals })
+        Ok(Bus { name, connection, teller, signals })
     }
 
     /// Tells the end, and gives the name back.
     pub async fn close(self) {
         let told = async {
             let _ = broadcast::tell_what_changed(&self.connection, &self.teller, &mut Shown::default()).await;
+            // Released by a call, so that the name is gone when this returns: a closed connection is noticed by the bus in its own time.
+            let _ = self.connection.release_name(self.name.as_str()).await;
             let _ = self.connection.clone().graceful_shutdown().await;
         };
         // Whoever waits for the name to go must not wait for long.
