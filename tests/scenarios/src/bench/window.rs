@@ -33,6 +33,7 @@ pub(super) fn run(lab: &Lab) -> Tried {
 
     let mut rows =
         vec![vec!["round".into(), "connect-migrator".into(), "vendor's steps".into(), "ratio".into()]];
+    let mut went = Vec::new();
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let mine = probed(lab, ":3939", ":3940", || {
@@ -45,6 +46,9 @@ pub(super) fn run(lab: &Lab) -> Tried {
             Ok(())
         })?;
         lab.wait_standing("rolled-back")?;
+        if round == ROUNDS {
+            went = where_it_goes(lab)?;
+        }
         lab.must("journalctl --rotate -q; journalctl --vacuum-time=1s -q 2>/dev/null")?;
         let vendor = probed(lab, ":3939", ":3940", || lab.must("bash /root/lab/vendor.sh move").map(drop))?;
         lab.must("bash /root/lab/vendor.sh undo")?;
@@ -57,6 +61,8 @@ pub(super) fn run(lab: &Lab) -> Tried {
     rows.push(vec!["median".into(), seconds(mine), seconds(vendor), format!("{:.2}", median(&ratios))]);
     println!("   The window, seen through nginx every 10 ms");
     table(&rows);
+    println!("\n   The calls of the last round, from the maintenance page on");
+    table(&went);
     println!();
     at_rest(lab)?;
     lab.assert_never_two()?;
@@ -65,6 +71,16 @@ pub(super) fn run(lab: &Lab) -> Tried {
         "the window of {mine:.2} s is longer than the {vendor:.2} s of the vendor's steps"
     );
     Ok(())
+}
+
+/// The calls from the maintenance page to the proxy's last one: when each began, and how long it took.
+fn where_it_goes(lab: &Lab) -> Tried<Vec<Vec<String>>> {
+    let told = lab.ask(
+        "connect-migrator status prod --json | jq -r '[.steps[] | .id as $id | .calls[] | select(.of == null and .seconds != null) \
+         | {id: $id, op, started, seconds}] | sort_by(.started) | .[] | \"\\(.id) \\(.op) \\(.started) \\(.seconds)\"'",
+    )?;
+    let rows = told.lines().map(|line| line.split(' ').map(str::to_owned).collect());
+    Ok(rows.skip_while(|row: &Vec<String>| row.get(1).is_none_or(|op| op != "enter-window")).take(12).collect())
 }
 
 pub(super) fn seconds(value: f64) -> String {
