@@ -16,11 +16,11 @@ pub(super) async fn run(instance: &Instance, json: bool, all: bool) -> Exit {
     let blocked = has_blocker(&findings);
     if json {
         match serde_json::to_string_pretty(&findings) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say_line!("{text}"),
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        print!("{}", table(&findings, all));
+        say!("{}", table(&findings, all));
         let count = |severity| {
             findings
                 .iter()
@@ -30,11 +30,11 @@ pub(super) async fn run(instance: &Instance, json: bool, all: bool) -> Exit {
         };
         let (blockers, warnings, good) =
             (count(Severity::Blocker), count(Severity::Warning), count(Severity::Ok));
-        println!("{blockers} blockers, {warnings} warnings, {good} as they should be. Nothing was changed.");
+        say_line!("{blockers} blockers, {warnings} warnings, {good} as they should be. Nothing was changed.");
         if blocked {
-            println!("A migration would not start. Mend the blockers and run this again.");
+            say_line!("A migration would not start. Mend the blockers and run this again.");
         } else {
-            println!("`systemctl start {}` would go ahead.", instance.unit().trim_end_matches(".service"));
+            say_line!("`systemctl start {}` would go ahead.", instance.unit().trim_end_matches(".service"));
         }
     }
     if blocked { Exit::Blocked } else { Exit::Done }

@@ -35,11 +35,11 @@ pub(super) async fn pause(instance: &Instance) -> Exit {
     }
     match bus::ask(instance, "Park").await {
         Ok(Some(answer)) => {
-            println!("{0}: {answer}; `connect-migrator resume {0}` goes on", instance.name());
+            say_line!("{0}: {answer}; `connect-migrator resume {0}` goes on", instance.name());
             Exit::Done
         }
         Ok(None) => {
-            println!(
+            say_line!(
                 "{0} does not run at the moment; `connect-migrator resume {0}` goes on",
                 instance.name()
             );
@@ -56,7 +56,7 @@ pub(super) async fn resume(instance: &Instance) -> Exit {
         Err(exit) => return exit,
     };
     if let Some(stop) = &view.stop {
-        println!("It stopped because {}", stop.why);
+        say_line!("It stopped because {}", stop.why);
     }
     let units = match Units::system().await {
         Ok(units) => units,
@@ -64,7 +64,7 @@ pub(super) async fn resume(instance: &Instance) -> Exit {
     };
     match units.status(&instance.unit()).await {
         Ok(status) if status.is_active() && !view.parked => {
-            println!("{} runs already; `connect-migrator status {0} --follow` shows it", instance.name());
+            say_line!("{} runs already; `connect-migrator status {0} --follow` shows it", instance.name());
             return Exit::Done;
         }
         Ok(_) => {}
@@ -72,7 +72,7 @@ pub(super) async fn resume(instance: &Instance) -> Exit {
     }
     match units.start(&instance.unit(), Duration::from_secs(START_TIMEOUT_SECS)).await {
         Ok(()) => {
-            println!("{} goes on; `connect-migrator status {0} --follow` shows it", instance.name());
+            say_line!("{} goes on; `connect-migrator status {0} --follow` shows it", instance.name());
             Exit::Done
         }
         Err(error) => Exit::Failed.because(&error),
@@ -134,11 +134,11 @@ async fn decide(
         return Exit::Failed.because(&why);
     }
     if !yes && !agreed(question) {
-        println!("Nothing was changed.");
+        say_line!("Nothing was changed.");
         return Exit::Failed;
     }
     match bus::ask(instance, method).await {
-        Ok(Some(answer)) => println!("{}: {answer}", instance.name()),
+        Ok(Some(answer)) => say_line!("{}: {answer}", instance.name()),
         Ok(None) => {
             if let Err(exit) = decide_alone(instance, &decision).await {
                 return exit;
@@ -183,7 +183,7 @@ fn agreed(question: &str) -> bool {
         eprintln!("{question}\nNot asked, because this is no terminal; say `--yes`.");
         return false;
     }
-    print!("{question}\nGo on? [y/N] ");
+    say!("{question}\nGo on? [y/N] ");
     let mut answer = String::new();
     std::io::stdout().flush().is_ok()
         && std::io::stdin().read_line(&mut answer).is_ok()
@@ -205,7 +205,7 @@ async fn follow(instance: &Instance) -> Exit {
             Standing::RolledBack | Standing::Waiting => Some(Exit::NeedsOperator),
         };
         if let Some(exit) = exit {
-            print!("{}", report.text());
+            say!("{}", report.text());
             return exit;
         }
         tokio::time::sleep(Duration::from_millis(FOLLOW_EVERY_MILLIS)).await;

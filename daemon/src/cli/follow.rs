@@ -120,7 +120,7 @@ impl Screen {
             let _ = bars.all.clear();
         }
         if !matches!(self, Screen::Json) {
-            println!("\n{}", status.report.text().trim_end());
+            say_line!("\n{}", status.report.text().trim_end());
         }
     }
 }

@@ -34,15 +34,15 @@ pub(super) fn run(file: &Path, image: Option<&str>, available: &[String], json: 
     if json {
         return match serde_json::to_string_pretty(&targets) {
             Ok(text) => {
-                println!("{text}");
+                say_line!("{text}");
                 Exit::Done
             }
             Err(error) => Exit::Failed.because(&error),
         };
     }
-    println!("{}", table(&targets));
+    say_line!("{}", table(&targets));
     for open in targets.iter().filter_map(|target| Some((target, target.open.as_ref()?))) {
-        println!("{} {}: {}", open.0.image, open.0.version, open.1);
+        say_line!("{} {}: {}", open.0.image, open.0.version, open.1);
     }
     Exit::Done
 }

@@ -1,5 +1,8 @@
 //! The command line: one file a command.
 
+#[macro_use]
+mod printing;
+
 mod check;
 mod control;
 mod exit;

@@ -62,11 +62,11 @@ pub(super) async fn run(instance: &Instance, json: bool) -> Exit {
     let failed = plans.iter().any(|plan| plan.error.is_some());
     if json {
         match serde_json::to_string_pretty(&plans) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say_line!("{text}"),
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        print!("{}", text(plan, &plans, &estimate));
+        say!("{}", text(plan, &plans, &estimate));
     }
     if failed { Exit::Failed } else { Exit::Done }
 }

@@ -75,7 +75,7 @@ fn list(plugins: &Plugins, json: bool) -> Exit {
     let bad = installed.iter().any(|plugin| plugin.refused.is_some());
     if json {
         match serde_json::to_string_pretty(&installed) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say_line!("{text}"),
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
@@ -86,7 +86,7 @@ fn list(plugins: &Plugins, json: bool) -> Exit {
                 plugin.refused.as_deref().map_or_else(String::new, |why| format!("NOT LOADED: {why}"));
             table.add_row([plugin.name.clone(), plugin.file.clone(), digest.to_owned(), refused]);
         }
-        println!("{table}");
+        say_line!("{table}");
     }
     if bad { Exit::Failed } else { Exit::Done }
 }
@@ -113,7 +113,7 @@ async fn verify(plugins: &Plugins, only: Option<&str>) -> Exit {
         };
         table.add_row([sign.to_owned(), name.clone(), version, sdk, tables::shown(&text)]);
     }
-    println!("{table}");
+    say_line!("{table}");
     exit
 }
 
@@ -135,11 +135,11 @@ async fn show(plugins: &Plugins, step: &str, json: bool) -> Exit {
         let schemas: serde_json::Map<String, Value> =
             steps.map(|step| (uses(name, step), step.settings_schema.clone())).collect();
         match serde_json::to_string_pretty(&schemas) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say_line!("{text}"),
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        steps.for_each(|step| print!("{}", tables::shown(&told(&described, step))));
+        steps.for_each(|step| say!("{}", tables::shown(&told(&described, step))));
     }
     Exit::Done
 }

@@ -65,7 +65,7 @@ pub(super) fn run(instance: &Instance, json: bool, output: Option<&Path>) -> Exi
     };
     match write(&path, &text) {
         Ok(()) => {
-            println!("Written: {}", path.display());
+            say_line!("Written: {}", path.display());
             Exit::Done
         }
         Err(error) => Exit::Failed.because(&format!(

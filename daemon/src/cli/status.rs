@@ -66,21 +66,21 @@ pub(super) async fn run(instance: &Instance, json: bool, follow: bool) -> Exit {
     };
     let Some(status) = status else {
         if json {
-            println!("null");
+            say_line!("null");
         } else {
-            println!("No migration of `{}` has been started.", instance.name());
+            say_line!("No migration of `{}` has been started.", instance.name());
         }
         return Exit::Done;
     };
     if json {
         match serde_json::to_string_pretty(&status) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say_line!("{text}"),
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        print!("{}", status.report.text());
+        say!("{}", status.report.text());
         if let Some(live) = &status.live {
-            println!("\nNow\n  {}", follow::words(live));
+            say_line!("\nNow\n  {}", follow::words(live));
         }
     }
     Exit::Done

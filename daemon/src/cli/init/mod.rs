@@ -74,17 +74,17 @@ pub(super) async fn run(instance: &Instance, arguments: &InitArguments) -> Exit 
         return Exit::Failed.because(&format!("the runbook that fits this host has mistakes:\n{mistakes}"));
     }
     if arguments.print {
-        print!("{}", draft.text);
+        say!("{}", draft.text);
     } else {
         match put(&path, &draft.text) {
-            Ok(Some(kept)) => println!("The runbook from before is kept as {}.", kept.display()),
+            Ok(Some(kept)) => say_line!("The runbook from before is kept as {}.", kept.display()),
             Ok(None) => {}
             Err(error) => {
                 return Exit::Failed
                     .because(&format!("could not write {name}: {error}; nothing was changed"));
             }
         }
-        print!("{}", draft.told(instance, &path));
+        say!("{}", draft.told(instance, &path));
     }
     if draft.gaps.is_empty() { Exit::Done } else { Exit::NeedsOperator }
 }
