@@ -80,7 +80,10 @@ fn where_it_goes(lab: &Lab) -> Tried<Vec<Vec<String>>> {
          | {id: $id, op, started, seconds}] | sort_by(.started) | .[] | \"\\(.id) \\(.op) \\(.started) \\(.seconds)\"'",
     )?;
     let rows = told.lines().map(|line| line.split(' ').map(str::to_owned).collect());
-    Ok(rows.skip_while(|row: &Vec<String>| row.get(1).is_none_or(|op| op != "enter-window")).take(12).collect())
+    Ok(rows
+        .skip_while(|row: &Vec<String>| row.get(1).is_none_or(|op| op != "enter-window"))
+        .take(12)
+        .collect())
 }
 
 pub(super) fn seconds(value: f64) -> String {
