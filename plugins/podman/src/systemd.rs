@@ -249,7 +249,10 @@ impl Units for Systemd {
 
     async fn enable(&self, unit: &str) -> Result<(), StepError> {
         bounded(format!("enable {unit}"), ANSWER, async {
-            Self::manager().await?.enable_unit_files(&[unit], false, true).await.map(drop)
+            let manager = Self::manager().await?;
+            manager.enable_unit_files(&[unit], false, true).await?;
+            // A unit that is loaded already learns of its new links only so; `systemctl enable` does the same.
+            manager.reload().await
         })
         .await
     }
