@@ -328,7 +328,7 @@ impl Lab {
     /// Asserts that nothing of podman's is left but images.
     fn assert_no_podman(&self) -> Tried {
         let left = self.ask(
-            "podman ps -aq; podman volume ls -q; systemctl list-unit-files --no-legend 'connect-prod*'; ls -A /etc/containers/systemd 2>/dev/null | grep -v '^users$'; systemctl is-active -q podman.socket && echo podman.socket",
+            "podman ps -aq; podman volume ls -q; systemctl list-unit-files --no-legend 'connect-prod*'; ls -A /etc/containers/systemd 2>/dev/null | grep -v '^users$'; systemctl is-enabled -q podman.socket || ! systemctl is-active -q podman.socket || echo podman.socket",
         )?;
         ensure!(left.is_empty(), "left of podman's: {left}");
         Ok(())
