@@ -132,11 +132,11 @@ async fn what_a_step_leaves_behind_ends_with_it() {
         let found = std::process::Command::new("pgrep").args(["-f", "-x", needle]).output().unwrap();
         String::from_utf8(found.stdout).unwrap().lines().count()
     };
-    let before = children("sleep 30");
+    let before = children("sleep 31");
     let (result, _) = commit(Misdeed::LeavesChild, TIMEOUT).await;
     result.unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
-    while children("sleep 30") > before {
+    while children("sleep 31") > before {
         assert!(Instant::now() < deadline, "the step's child is still there");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

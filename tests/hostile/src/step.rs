@@ -136,8 +136,8 @@ async fn commit(misdeed: Misdeed, cx: &Context) -> Result<(), StepError> {
             hang();
         }
         Misdeed::JunkOnStdout => junk_on_stdout(),
-        Misdeed::LeavesChild => drop(sleeper().spawn()),
-        Misdeed::LeavesDaemon => drop(sleeper().process_group(0).spawn()),
+        Misdeed::LeavesChild => drop(sleeper("31").spawn()),
+        Misdeed::LeavesDaemon => drop(sleeper("30").process_group(0).spawn()),
         Misdeed::LeavesThreads => {
             for _ in 0..4 {
                 let cx = cx.clone();
@@ -168,10 +168,11 @@ fn hang() {
     }
 }
 
-fn sleeper() -> Command {
+/// A child for that many seconds: each misdeed has its own number, so that a test can tell them apart.
+fn sleeper(seconds: &str) -> Command {
     let mut command = Command::new("sleep");
     // Ends by itself in the end: a test that fails leaves nothing for long.
-    command.arg("30").stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    command.arg(seconds).stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     command
 }
 
