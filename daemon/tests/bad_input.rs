@@ -223,7 +223,10 @@ fn an_unprivileged_user_is_told_to_be_root() {
     std::fs::set_permissions(state.parent().unwrap(), std::fs::Permissions::from_mode(0o700)).unwrap();
     // The binary itself lies where nobody may look: it is copied to where everybody may.
     let binary = tree.root.path().join("connect-migrator");
-    std::fs::copy(env!("CARGO_BIN_EXE_connect-migrator"), &binary).unwrap();
+    // By a process of its own: one that another test starts meanwhile would inherit the open file, which then is "busy".
+    let copied =
+        Command::new("cp").arg(env!("CARGO_BIN_EXE_connect-migrator")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     for (command, code, says) in [
         ("check", UNUSABLE, "Permission denied"),
         ("plan", UNUSABLE, "Permission denied"),

@@ -121,7 +121,10 @@ fn a_sandbox_without_cap_sys_admin_fails_with_the_documented_words() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("connect");
-    std::fs::copy(env!("CARGO_BIN_EXE_connect-standin"), &program).unwrap();
+    // By a process of its own: one that another test starts meanwhile would inherit the open file, which then is "busy".
+    let copied =
+        Command::new("cp").arg(env!("CARGO_BIN_EXE_connect-standin")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new(&program);
     command.args(["rsandbox", "65534", "65534"]);
     if nix::unistd::Uid::effective().is_root() {
