@@ -10,11 +10,11 @@ use crate::probe::End;
 use crate::replace;
 use crate::route::{Route, own_page};
 use connect_migrator_sdk::{Finding, StepError};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
+use tokio::net::TcpSocket;
 
-/// How long a connection to the maintenance port may take.
-const CONNECT_TIMEOUT_SECONDS: u64 = 2;
 /// SELinux tells here whether it refuses what is not allowed.
 const SELINUX_ENFORCE: &str = "/sys/fs/selinux/enforce";
 
@@ -95,14 +95,13 @@ impl<S: Service> Route<'_, S> {
         }
         let Some(endpoint) = Endpoint::parse(&self.settings.maintenance, None) else { return };
         let Some(address) = endpoint.socket() else { return };
-        let limit = Duration::from_secs(CONNECT_TIMEOUT_SECONDS);
-        let connected = tokio::time::timeout(limit, tokio::net::TcpStream::connect(address)).await;
-        let taken = matches!(connected, Ok(Ok(_)));
         // A page of ours that an earlier migration has left is no hindrance.
-        if taken && self.maintenance_answers(Duration::ZERO).await.is_err() {
+        if let Err(error) = can_be_bound(address)
+            && self.maintenance_answers(Duration::ZERO).await.is_err()
+        {
             findings.push(Finding::blocker(
                 "maintenance-port-taken",
-                format!("another program listens on {endpoint}"),
+                format!("nginx could not listen on {endpoint}: {error}"),
                 "set `maintenance` to a free port of a loopback address",
             ));
         } else {
@@ -225,6 +224,13 @@ impl<S: Service> Route<'_, S> {
             ),
         });
     }
+}
+
+/// Asks as nginx will. A connection would tell less: the kernel may give it the very port that it is to reach, so that it reaches itself.
+fn can_be_bound(address: SocketAddr) -> std::io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
 }
 
 fn is_foreign(path: &Path) -> bool {

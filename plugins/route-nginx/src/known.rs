@@ -238,7 +238,7 @@ impl Known {
 /// When the setting is not an address on loopback.
 pub fn maintenance(settings: &Settings) -> Result<Endpoint, NotFound> {
     address("maintenance", &settings.maintenance).ok().filter(Endpoint::is_loopback).ok_or_else(|| {
-        wrong("maintenance", &settings.maintenance, "a loopback address with a port, such as 127.0.0.1:39390")
+        wrong("maintenance", &settings.maintenance, "a loopback address with a port, such as 127.0.0.1:3941")
     })
 }
 

@@ -115,14 +115,14 @@ mod tests {
     use super::*;
 
     fn endpoint() -> Endpoint {
-        Endpoint::parse("127.0.0.1:39390", None).unwrap()
+        Endpoint::parse("127.0.0.1:3941", None).unwrap()
     }
 
     #[test]
     fn the_file_is_known_as_ours_and_says_when_to_try_again() {
         let text = server("prod", &endpoint(), 45, None);
         assert!(is_ours(text.as_bytes()));
-        assert!(text.contains("    listen 127.0.0.1:39390;\n"));
+        assert!(text.contains("    listen 127.0.0.1:3941;\n"));
         assert!(text.contains("add_header Retry-After 45 always;"));
         assert!(!text.contains('$'));
         assert_eq!(file_name("a/b c"), "connect-migrator-a-b-c-maintenance.conf");

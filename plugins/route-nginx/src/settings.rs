@@ -31,7 +31,8 @@ pub struct Settings {
     #[serde(default)]
     pub source_address: Option<String>,
 
-    /// `host:port`, on a loopback address, where nginx serves the maintenance page during the migration.
+    /// `host:port`, on a loopback address, where nginx serves the maintenance page during the migration. Best a port that the kernel
+    /// never gives to outgoing connections (`net.ipv4.ip_local_port_range`): one of those may be in use just when nginx is to listen.
     #[serde(default = "default_maintenance")]
     pub maintenance: String,
 
@@ -80,7 +81,7 @@ pub struct Settings {
 }
 
 fn default_maintenance() -> String {
-    "127.0.0.1:39390".into()
+    "127.0.0.1:3941".into()
 }
 
 fn default_retry_after() -> u32 {
@@ -130,7 +131,7 @@ mod tests {
         let given =
             serde_json::json!({"site": "/etc/nginx/sites-enabled/connect", "upstream": "127.0.0.1:3940"});
         let settings: Settings = serde_json::from_value(given).unwrap();
-        assert_eq!(settings.maintenance, "127.0.0.1:39390");
+        assert_eq!(settings.maintenance, "127.0.0.1:3941");
         assert_eq!((settings.retry_after, settings.unit.as_str()), (30, "nginx.service"));
         let wrong = serde_json::json!({"site": "/x", "upstream": "127.0.0.1:3940", "retry_after": 5});
         let error = serde_json::from_value::<Settings>(wrong).unwrap_err().to_string();

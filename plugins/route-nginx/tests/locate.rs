@@ -32,7 +32,7 @@ fn case(files: &[(&str, &str)]) -> Case {
         site: base.join("sites/connect"),
         server_name: None,
         source: SourcePlace::AnyLocal(3939),
-        maintenance: endpoint("127.0.0.1:39390"),
+        maintenance: endpoint("127.0.0.1:3941"),
         upstream: endpoint("127.0.0.1:3940"),
     };
     Case { dir, wanted }
@@ -104,7 +104,7 @@ fn an_upstream_block_holds_the_value_in_whatever_file_it_stands() {
     assert_eq!(case.in_file(&value), ("conf.d/connect.conf".into(), "127.0.0.1:3939".into()));
     assert_eq!(value.upstream_block.as_deref(), Some("connect"));
     assert_eq!(value.proxies.len(), 3);
-    assert_eq!(value.leading_to(&case.wanted.maintenance), "127.0.0.1:39390");
+    assert_eq!(value.leading_to(&case.wanted.maintenance), "127.0.0.1:3941");
     assert!(value.place.ends_with("conf.d/connect.conf:3"), "{}", value.place);
 }
 
@@ -266,7 +266,7 @@ fn what_cannot_be_changed_by_one_value_is_refused_with_its_place() {
 
 #[test]
 fn the_value_is_known_again_after_each_change() {
-    for (address, leads) in [("127.0.0.1:39390", Leads::Maintenance), ("localhost:3940", Leads::Target)] {
+    for (address, leads) in [("127.0.0.1:3941", Leads::Maintenance), ("localhost:3940", Leads::Target)] {
         let text = format!("server {{ location / {{ proxy_pass http://{address}; }} }}");
         let case = case(&[("sites/connect", &text)]);
         assert_eq!(case.found().leads, leads);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const NGINX: &str = "/usr/sbin/nginx";
 const CONFIGURATION: &str = "/etc/nginx/nginx.conf";
 /// Where the step serves its maintenance page.
-const MAINTENANCE: (&str, u16) = ("127.0.0.1", 39390);
+const MAINTENANCE: (&str, u16) = ("127.0.0.1", 3941);
 /// Other proxies, which no step of ours changes, by their program.
 const OTHERS: [(&str, &str); 5] = [
     ("Apache", "/usr/sbin/apache2"),
