@@ -168,20 +168,26 @@ pub fn run(artifacts: &Artifacts, choice: &Choice) -> Tried<(usize, usize)> {
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(MACHINES_AT_ONCE);
     let scenes = Scenes::default();
     let queue = Mutex::new(jobs);
-    let count = Mutex::new((0, 0));
+    let passed = Mutex::new(0);
+    let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
                     let Some((scenario, suite)) = held(&queue).pop_front() else { return };
-                    let passed = run_one(&scenario, suite, &scenes, artifacts, choice.keep);
-                    let mut count = held(&count);
-                    if passed { count.0 += 1 } else { count.1 += 1 }
+                    match run_one(&scenario, suite, &scenes, artifacts, choice.keep) {
+                        Ok(()) => *held(&passed) += 1,
+                        Err(why) => held(&failed).push(format!("{} ({suite}): {why}", scenario.name)),
+                    }
                 }
             });
         }
     });
-    Ok(*held(&count))
+    let failed = held(&failed);
+    if !failed.is_empty() {
+        println!("\nfailed:\n{}", indented(&failed.join("\n")));
+    }
+    Ok((*held(&passed), failed.len()))
 }
 
 /// The snapshots that scenarios start from, each made when its first scenario wants it, while others go on.
@@ -225,8 +231,17 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether it passed.
-fn run_one(scenario: &Scenario, suite: Suite, scenes: &Scenes, artifacts: &Artifacts, keep: bool) -> bool {
+/// Runs one, and tells it.
+///
+/// # Errors
+/// When it failed, with why in one line.
+fn run_one(
+    scenario: &Scenario,
+    suite: Suite,
+    scenes: &Scenes,
+    artifacts: &Artifacts,
+    keep: bool,
+) -> Result<(), String> {
     let told = |word: &str, began: Instant| {
         println!("{word:<4} {} ({suite}, {:.1} s)", scenario.name, began.elapsed().as_secs_f64());
     };
@@ -236,13 +251,14 @@ fn run_one(scenario: &Scenario, suite: Suite, scenes: &Scenes, artifacts: &Artif
         Ok(lab) => lab,
         Err(error) => {
             told("FAIL", began);
-            println!("{}", indented(&format!("no machine to run it on: {error}")));
-            return false;
+            let why = format!("no machine to run it on: {error}");
+            println!("{}", indented(&why));
+            return Err(first_line(&why));
         }
     };
     let Err(error) = (scenario.run)(&lab) else {
         told("ok", began);
-        return true;
+        return Ok(());
     };
     let story = lab.story().unwrap_or_else(|error| format!("the machine tells no story: {error}"));
     told("FAIL", began);
@@ -251,7 +267,11 @@ fn run_one(scenario: &Scenario, suite: Suite, scenes: &Scenes, artifacts: &Artif
         println!("     The machine is left running. Log in with\n       {}", lab.machine.login_hint());
         lab.machine.keep();
     }
-    false
+    Err(first_line(&error.to_string()))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn indented(text: &str) -> String {
