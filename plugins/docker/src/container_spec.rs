@@ -122,7 +122,7 @@ pub fn body(subject: &Subject<'_>, parts: &Parts<'_>) -> ContainerCreateBody {
             extra_hosts: (!extra_hosts.is_empty()).then_some(extra_hosts),
             // With user name spaces root in the container would not be root, and Connect must be.
             userns_mode: has("userns").then(|| "host".to_owned()),
-            // While the migration runs nobody but us may start it; afterwards it comes up with the machine.
+            // Until its first start nobody but us may start it; afterwards it comes up with the machine.
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
                 maximum_retry_count: None,

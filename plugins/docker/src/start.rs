@@ -46,12 +46,17 @@ struct InEngine<'a> {
 
 impl Runner for InEngine<'_> {
     async fn state(&self) -> Result<State, StepError> {
-        let container = self.engine.container(self.name).await.map_err(EngineError::step)?;
-        let state = container.and_then(|container| container.state).unwrap_or_default();
-        if state.running == Some(true) {
+        let container =
+            self.engine.container(self.name).await.map_err(EngineError::step)?.unwrap_or_default();
+        let again = container.restart_count.unwrap_or_default() > 0;
+        let state = container.state.unwrap_or_default();
+        if state.running == Some(true) && !again {
             return Ok(State::Runs);
         }
         let mut why = format!("it ended with status {}", state.exit_code.unwrap_or_default());
+        if again {
+            why.push_str(", and the engine started it again");
+        }
         if state.oom_killed == Some(true) {
             why.push_str(" (out of memory)");
         }
@@ -66,7 +71,7 @@ impl Runner for InEngine<'_> {
     }
 }
 
-/// Starts the container, waits until it is healthy, and lets it come up with the machine from now on.
+/// Starts the container, lets it come up with the machine from now on, and waits until it is healthy.
 ///
 /// # Errors
 /// When it does not become healthy, or the source could still run.
@@ -84,12 +89,15 @@ pub async fn apply(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, StepE
     cx.record_undo(&Undo::Own(Own::Started { name: name.clone(), id: container.id.clone() }))?;
     if !container.running {
         start::source_is_off(subject, &installation).await?;
-        engine.start(name).await.map_err(|error| refused(subject, error))?;
     }
-    let healthy = health::wait(subject, cx, &InEngine { engine: &engine, name }, &expected).await?;
+    // Before the start: of a container that runs the engine would set all limits anew, and users would wait for it.
     if container.policy != Some(POLICY) {
         engine.restart_policy(name, POLICY).await.map_err(EngineError::step)?;
     }
+    if !container.running {
+        engine.start(name).await.map_err(|error| refused(subject, error))?;
+    }
+    let healthy = health::wait(subject, cx, &InEngine { engine: &engine, name }, &expected).await?;
     Ok(start::outcome(subject, cx, &container.made, &healthy, done))
 }
 

@@ -64,7 +64,7 @@ async fn the_container_is_made_before_the_window_and_only_started_in_it() {
     let outcome = apply(&host).await.unwrap();
     let changing: Vec<String> =
         host.engine.state().calls.iter().filter(|call| !call.starts_with("GET")).cloned().collect();
-    assert_eq!(changing, ["POST /containers/c-1/start", "POST /containers/c-1/update"]);
+    assert_eq!(changing, ["POST /containers/c-1/update", "POST /containers/c-1/start"]);
     let target: Target = serde_json::from_value(outcome.facts[Target::KEY].clone()).unwrap();
     assert_eq!(target.image, "h:5000/posit/connect@sha256:22");
     assert_eq!(target.address, format!("127.0.0.1:{}", host.engine.port));
@@ -139,7 +139,7 @@ async fn a_pull_ends_when_it_is_cancelled() {
 #[tokio::test]
 async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
     let cases: [(Start, &str, &str); 6] = [
-        (Start::Exit(1), "ended with status 1", "privileges"),
+        (Start::Exit(1), "ended with status 1, and the engine started it again", "privileges"),
         (Start::Silent, "does not answer at", "start-timeout"),
         (Start::Serve { version: Some("2025.12.1"), hostname: None }, "has version 2025.12.1", "2026.03.1"),
         (Start::Serve { version: Some("2026.03.1"), hostname: Some("vm") }, "its host is `vm`", "publish"),
@@ -204,7 +204,7 @@ async fn a_start_that_was_cut_off_is_finished() {
     let (settings, cx) = (host.settings(), host.context(Op::Probe));
     let subject = Subject::new(&settings, &host.world, &cx).unwrap();
     assert_eq!(start::probe(&subject, &cx).await.unwrap(), Probe::RunAgain);
-    // Killed between the start and the restart policy.
+    // It runs, and would not come up with the machine.
     start_by_hand(&host.engine.socket, "c-1").await;
     assert_eq!(start::probe(&subject, &cx).await.unwrap(), Probe::RunAgain);
     assert!(matches!(verify(&host).await, Verdict::Broken { .. }));

@@ -212,6 +212,13 @@ fn container(state: &mut State, method: &Method, name: &str, rest: &[&str], body
             Start::Refused(message) => said(500, message),
             start => {
                 let (running, code) = match start {
+                    // What ends by itself is started again.
+                    Start::Exit(code)
+                        if container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped" =>
+                    {
+                        container["RestartCount"] = json!(1);
+                        (true, code)
+                    }
                     Start::Exit(code) => (false, code),
                     _ => (true, 0),
                 };
