@@ -59,7 +59,7 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
             undo: Vec::new(),
         };
         let taker = NoteTaker::reading(step, Arc::new(Terminal), Arc::new(StoredSecrets));
-        let call = Called { number: None, invocation, timeout: plan.timeout(op) };
+        let call = Called { number: None, invocation, timeout: plan.timeout(op), next: None };
         let made = caller.call(step, call, Arc::new(taker), CancellationToken::new());
         let result = match made.await {
             Ok(answer) => {

@@ -19,6 +19,18 @@ pub struct Called {
     pub invocation: Invocation,
     /// How long it may still take.
     pub timeout: std::time::Duration,
+    /// The call that comes next if all goes well, while users may be waiting: its process may be started meanwhile. What steps find out
+    /// until then is not in it.
+    pub next: Option<Box<NextCall>>,
+}
+
+/// See [`next`](field@Called::next).
+#[derive(Debug, Clone, PartialEq)]
+pub struct NextCall {
+    /// Whose call.
+    pub step: super::PlannedStep,
+    /// The call.
+    pub call: Called,
 }
 
 /// How a call ended that was cut off from the daemon; `None` when that cannot be learnt.

@@ -1,6 +1,6 @@
 //! Carries out what [`next`] decides, until there is nothing more to do.
 
-use super::call::{Called, Caller, Journal, NoteTaker, Secrets, SharedJournal};
+use super::call::{Called, Caller, Journal, NextCall, NoteTaker, Secrets, SharedJournal};
 use super::decide::{Next, broken, next};
 use super::plan::Plan;
 use super::window::windows;
@@ -313,32 +313,51 @@ impl Engine {
         let state_dir = self.plan.steps_dir.join(&step.id);
         std::fs::create_dir_all(&state_dir)
             .map_err(|error| EngineError::StepDir(state_dir.clone(), error))?;
-        let (number, migration, facts, routed) = self
-            .journal
-            .with(|view| (view.next_call(), view.migration().to_owned(), view.facts.clone(), view.routed()));
+        let number = self.journal.with(View::next_call);
+        let invocation = Invocation { of, attempt, checkpoint, undo, ..self.invocation(&step, op) };
         self.append(&Event::Intent { call: number, place, step: step.id.clone(), op, of, attempt })?;
-        let invocation = Invocation {
-            step: step.id.clone(),
-            uses: step.info.name.clone(),
-            op,
-            of,
-            attempt,
-            config: step.config.clone(),
-            migration: Migration { id: migration, instance: self.plan.instance.clone() },
-            source: self.plan.source.clone(),
-            state_dir,
-            facts,
-            routed: Some(routed),
-            checkpoint,
-            undo,
-        };
         let listener = self.listener(&step, op, number);
         let cancel = CancellationToken::new();
         let caller = Arc::clone(&self.caller);
-        let call = Called { number: Some(number), invocation, timeout: self.plan.timeout(op) };
+        let next = self.next_if_all_goes_well(place, op, number).map(Box::new);
+        let call = Called { number: Some(number), invocation, timeout: self.plan.timeout(op), next };
         let made = caller.call(&step, call, listener, cancel.clone());
         let result = self.attend(made, op, &cancel, commands).await;
         self.ended(number, result)
+    }
+
+    /// The first try of a call of this step, as things stand now.
+    fn invocation(&self, step: &super::PlannedStep, op: Op) -> Invocation {
+        let (migration, facts, routed) =
+            self.journal.with(|view| (view.migration().to_owned(), view.facts.clone(), view.routed()));
+        Invocation {
+            step: step.id.clone(),
+            uses: step.info.name.clone(),
+            op,
+            of: None,
+            attempt: 1,
+            config: step.config.clone(),
+            migration: Migration { id: migration, instance: self.plan.instance.clone() },
+            source: self.plan.source.clone(),
+            state_dir: self.plan.steps_dir.join(&step.id),
+            facts,
+            routed: Some(routed),
+            checkpoint: None,
+            undo: Vec::new(),
+        }
+    }
+
+    /// The call that follows this one while users may be waiting.
+    fn next_if_all_goes_well(&self, place: usize, op: Op, number: u64) -> Option<NextCall> {
+        self.plan.program.get(place).filter(|at| at.op == op && at.phase == Phase::Apply)?;
+        let next = self.plan.program.get(place + 1).filter(|next| next.phase == Phase::Apply)?;
+        let step = self.plan.steps.get(next.step)?;
+        let invocation = self.invocation(step, next.op);
+        // Its sandbox is made with this folder in it.
+        std::fs::create_dir_all(&invocation.state_dir).ok()?;
+        let timeout = self.plan.timeout(next.op);
+        let call = Called { number: Some(number + 1), invocation, timeout, next: None };
+        Some(NextCall { step: step.clone(), call })
     }
 
     /// Writes down how a call ended.
@@ -370,27 +389,16 @@ impl Engine {
         let cut_off = self.journal.with(|view| view.cut_off().cloned());
         let Some(record) = cut_off else { return Ok(()) };
         let Some(step) = self.plan.step_at(record.place).cloned() else { return Ok(()) };
-        let (migration, facts, routed, back) = self.journal.with(|view| {
-            (view.migration().to_owned(), view.facts.clone(), view.routed(), view.decision.is_some())
-        });
+        let back = self.journal.with(|view| view.decision.is_some());
         let invocation = Invocation {
-            step: step.id.clone(),
-            uses: step.info.name.clone(),
-            op: record.op,
             of: record.of,
             attempt: record.attempt,
-            config: step.config.clone(),
-            migration: Migration { id: migration, instance: self.plan.instance.clone() },
-            source: self.plan.source.clone(),
-            state_dir: self.plan.steps_dir.join(&step.id),
-            facts,
-            routed: Some(routed),
             checkpoint: record.checkpoint,
-            undo: Vec::new(),
+            ..self.invocation(&step, record.op)
         };
         let ran = self.clock.now().duration_since(record.started).unsigned_abs();
         let timeout = self.plan.timeout(record.op).saturating_sub(ran);
-        let call = Called { number: Some(record.number), invocation, timeout };
+        let call = Called { number: Some(record.number), invocation, timeout, next: None };
         let cancel = CancellationToken::new();
         // What an operator decided while no daemon ran, as if the daemon had been asked.
         if back && record.op == Op::Prepare {
@@ -509,28 +517,14 @@ impl Engine {
 
     /// Verifies every step once; answers the first that does not hold.
     async fn soak_round(&mut self, commands: &mut mpsc::Receiver<(Command, Reply)>) -> Option<Cause> {
-        let view = self.view();
         for step in self.plan.steps.clone() {
-            let invocation = Invocation {
-                step: step.id.clone(),
-                uses: step.info.name.clone(),
-                op: Op::Verify,
-                of: None,
-                attempt: 1,
-                config: step.config.clone(),
-                migration: Migration { id: view.migration().into(), instance: self.plan.instance.clone() },
-                source: self.plan.source.clone(),
-                state_dir: self.plan.steps_dir.join(&step.id),
-                facts: view.facts.clone(),
-                routed: Some(view.routed()),
-                checkpoint: None,
-                undo: Vec::new(),
-            };
+            let invocation = self.invocation(&step, Op::Verify);
             let secrets = Arc::clone(&self.secrets);
             let taker = NoteTaker::reading(&step, Arc::clone(&self.observer), secrets);
             let cancel = CancellationToken::new();
             let caller = Arc::clone(&self.caller);
-            let call = Called { number: None, invocation, timeout: self.plan.timeout(Op::Verify) };
+            let timeout = self.plan.timeout(Op::Verify);
+            let call = Called { number: None, invocation, timeout, next: None };
             let made = caller.call(&step, call, Arc::new(taker), cancel.clone());
             let result = self.attend(made, Op::Verify, &cancel, commands).await;
             if self.park || self.rollback {

@@ -47,6 +47,20 @@ impl CallRequest {
     pub fn new(plugin: PluginRef, invocation: Invocation, timeout: Duration) -> Self {
         CallRequest { plugin, invocation, timeout, needs: None, seat: None }
     }
+
+    /// The process that it is made in.
+    #[must_use]
+    pub fn start(&self, limits: &HostLimits) -> Start {
+        Start {
+            what: what(&self.invocation, &self.plugin),
+            plugin: self.plugin.clone(),
+            needs: self.needs.clone(),
+            settings: self.invocation.config.clone(),
+            state_dir: Some(self.invocation.state_dir.clone()),
+            lifetime: limits.lifetime(self.timeout),
+            seat: self.seat.clone(),
+        }
+    }
 }
 
 /// What a call is called in messages.
@@ -67,16 +81,8 @@ pub async fn call(
     listener: Arc<dyn Listener>,
     cancel: CancellationToken,
 ) -> Result<Value, CallFailure> {
-    let CallRequest { plugin, invocation, timeout, needs, seat } = request;
-    let start = Start {
-        what: what(&invocation, &plugin),
-        plugin,
-        needs,
-        settings: invocation.config.clone(),
-        state_dir: Some(invocation.state_dir.clone()),
-        lifetime: launcher.limits().lifetime(timeout),
-        seat,
-    };
+    let start = request.start(launcher.limits());
+    let CallRequest { invocation, timeout, .. } = request;
     let first = ToStepHost::Call { invocation: Box::new(invocation) };
     converse(launcher, &start, &first, timeout, listener, cancel).await
 }

@@ -8,7 +8,7 @@
 //! | daemon's side | step host's side |
 //! |---|---|
 //! | `conversation`: one call, its bounds, its end | `process`: start, one call, exit |
-//! | `launcher`: how the process is started | `link`: the socket, and death when it closes |
+//! | `launcher`: how the process is started, `ahead`: before it is needed | `link`: the socket, and death when it closes |
 //! | `lines`, `output`: bounded reading | `load`, `fit`: the C boundary |
 //!
 //! A step host ends at once when its socket closes: after a `kill -9` of the daemon nothing goes on changing things. What a
@@ -18,6 +18,7 @@
 //! it records then waits for a daemon that is back, so that nothing is changed unrecorded; how it ends is left in a file before it
 //! is reported (`outcome`). A daemon that starts again takes part in the call that it finds running, or reads the file.
 
+mod ahead;
 mod built_in;
 mod conversation;
 mod failure;
@@ -35,6 +36,7 @@ mod sandbox;
 mod transient;
 mod trust;
 
+pub use ahead::AheadLauncher;
 pub use conversation::{CallRequest, call, describe, rejoin};
 pub use failure::CallFailure;
 pub use launcher::{ChildLauncher, Launcher, NotLaunched, Running, Start, StepProcess};

@@ -133,9 +133,11 @@ fn serve(task: &Task, socket: UnixStream) -> Result<(), String> {
     };
     let (link, first) =
         Link::start(socket, hello, survival).map_err(|error| format!("it cannot start a thread: {error}"))?;
+    // Before anything is asked: this process may have been started ahead of its call.
+    let code = code(task);
     // Bounded by the daemon's patience: when it goes, this process ends.
     let asked = first.recv().map_err(|error| error.to_string())?;
-    let last = match code(task) {
+    let last = match code {
         Err(misfit) => ToDaemon::NotLoaded { why: misfit.why, remedy: misfit.remedy },
         Ok(code) => match asked {
             ToStepHost::Call { invocation } => code.call(*invocation, &link),

@@ -2,7 +2,8 @@
 
 use crate::engine::{Called, Caller, PlannedStep, RealEnd};
 use crate::host::{
-    self, CallFailure, CallKey, CallRequest, Launcher, Listener, Seat, TransientLauncher, outcome_found,
+    self, AheadLauncher, CallFailure, CallKey, CallRequest, Launcher, Listener, Seat, TransientLauncher,
+    outcome_found,
 };
 use crate::state::Failure;
 use connect_migrator_sdk::Answer;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Makes each call in a process of its own.
 #[derive(Clone)]
 pub struct HostCaller {
-    launcher: Arc<dyn Launcher>,
+    launcher: AheadLauncher,
     /// Where calls leave their outcome, and who finds those that went on.
     survivors: Option<Survivors>,
 }
@@ -40,7 +41,7 @@ impl HostCaller {
     /// Through this launcher. Calls end with the daemon.
     #[must_use]
     pub fn new(launcher: Arc<dyn Launcher>) -> Self {
-        HostCaller { launcher, survivors: None }
+        HostCaller { launcher: AheadLauncher::new(launcher), survivors: None }
     }
 
     /// Finds calls of an earlier run that went on without it; `folder` is where they leave their outcome. Without `launcher`
@@ -56,7 +57,7 @@ impl HostCaller {
     pub fn surviving(folder: &Path, launcher: Arc<TransientLauncher>) -> Self {
         let survivors =
             Survivors { folder: folder.into(), launcher: Some(Arc::clone(&launcher)), seats: true };
-        HostCaller { launcher, survivors: Some(survivors) }
+        HostCaller { launcher: AheadLauncher::new(launcher), survivors: Some(survivors) }
     }
 
     fn seat(&self, folder: &Path, call: &Called) -> Option<Seat> {
@@ -72,6 +73,18 @@ impl HostCaller {
         listener: Arc<dyn Listener>,
         cancel: CancellationToken,
     ) -> Result<Value, CallFailure> {
+        let next = match call.next {
+            // Why it cannot be started is told when it is made.
+            Some(ref next) => self.request(&next.step, next.call.clone()).ok(),
+            None => None,
+        };
+        let request = self.request(step, call)?;
+        let launcher = self.launcher.expecting(next.map(|next| next.start(self.launcher.limits())));
+        host::call(&launcher, request, listener, cancel).await
+    }
+
+    /// What is asked of the step host; makes the folder for its outcome.
+    fn request(&self, step: &PlannedStep, call: Called) -> Result<CallRequest, CallFailure> {
         let survivors = self.survivors.as_ref().filter(|survivors| survivors.seats);
         let seat = survivors.and_then(|survivors| self.seat(&survivors.folder, &call));
         if let Some(Seat { folder, .. }) = &seat {
@@ -83,12 +96,11 @@ impl HostCaller {
                 }
             })?;
         }
-        let request = CallRequest {
+        Ok(CallRequest {
             needs: step.info.needs.clone(),
             seat,
             ..CallRequest::new(step.plugin.clone(), call.invocation, call.timeout)
-        };
-        host::call(self.launcher.as_ref(), request, listener, cancel).await
+        })
     }
 
     async fn learn(
