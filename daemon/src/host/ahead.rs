@@ -188,8 +188,7 @@ mod tests {
             drop(ahead.waiting.lock().await);
             drop(running);
         }
-        let told = told.lock().unwrap().clone();
-        told
+        told.lock().unwrap().clone()
     }
 
     #[tokio::test]
