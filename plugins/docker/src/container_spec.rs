@@ -1,5 +1,6 @@
 //! How the container is made.
 
+use crate::gate;
 use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
@@ -12,12 +13,32 @@ use connect_migrator_container::world::Subject;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Where the two guards appear. Nothing reads them there.
-const GUARDS_IN_CONTAINER: &str = "/run/connect-migrator";
+/// Whether Connect waits in the container until it may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It waits at the gate.
+    AtTheGate,
+    /// It starts with the container: the image's own start script, or an image without a shell.
+    Not,
+}
+
+impl Hold {
+    /// What the settings allow.
+    #[must_use]
+    pub fn of(subject: &Subject<'_>) -> Self {
+        match subject.settings.command {
+            Command::Connect => Hold::AtTheGate,
+            Command::Image => Hold::Not,
+        }
+    }
+}
+
+/// Where the two guards appear, which nothing reads there, and the gate.
+pub(crate) const GUARDS_IN_CONTAINER: &str = "/run/connect-migrator";
 
 /// All mounts, in the order in which they are shown.
 #[must_use]
-pub fn binds(subject: &Subject<'_>, parts: &Parts<'_>) -> Vec<Bind> {
+pub fn binds(subject: &Subject<'_>, parts: &Parts<'_>, hold: Hold) -> Vec<Bind> {
     let mut all = spec::binds(subject, parts);
     // The engine refuses to start a container when a mount's source is missing, after a reboot too. Two sources are there only
     // when the container may run: a link that dangles unless the source's unit is masked, and a file inside the data directory
@@ -33,6 +54,14 @@ pub fn binds(subject: &Subject<'_>, parts: &Parts<'_>) -> Vec<Bind> {
     all.push(guard(mask_guard(subject), "source-is-masked", masked));
     let mounted = "guard: no start on an empty data directory";
     all.push(guard(parts.data_guard.clone(), "data-is-mounted", mounted));
+    if hold == Hold::AtTheGate {
+        all.push(Bind {
+            source: gate::folder(subject),
+            target: gate::in_container(),
+            read_only: true,
+            why: "gate: Connect waits here until the source is off".into(),
+        });
+    }
     all
 }
 
@@ -44,16 +73,26 @@ pub fn mask_guard(subject: &Subject<'_>) -> PathBuf {
 
 /// The container as the engine is asked for it.
 #[must_use]
-pub fn body(subject: &Subject<'_>, parts: &Parts<'_>) -> ContainerCreateBody {
+pub fn body(subject: &Subject<'_>, parts: &Parts<'_>, hold: Hold) -> ContainerCreateBody {
     let settings = subject.settings;
-    let (entrypoint, cmd, init) = match settings.command {
-        // As the first process bash would not hand SIGTERM on, and Connect would be killed. Below an init it is asked to end.
-        Command::Connect => (
-            Some(vec![CONNECT.to_owned()]),
-            Some(vec!["--config".to_owned(), CONFIG_IN_CONTAINER.to_owned()]),
+    let connect = || [CONNECT.to_owned(), "--config".to_owned(), CONFIG_IN_CONTAINER.to_owned()];
+    let (entrypoint, cmd, init) = match (settings.command, hold) {
+        (Command::Connect, Hold::AtTheGate) => (
+            Some(vec![
+                gate::SHELL.to_owned(),
+                "-c".to_owned(),
+                gate::script(&gate::in_container()),
+                "gate".to_owned(),
+            ]),
+            Some(connect().to_vec()),
             Some(true),
         ),
-        Command::Image => (None, None, None),
+        // As the first process bash would not hand SIGTERM on, and Connect would be killed. Below an init it is asked to end.
+        (Command::Connect, Hold::Not) => {
+            let [program, arguments @ ..] = connect();
+            (Some(vec![program]), Some(arguments.to_vec()), Some(true))
+        }
+        (Command::Image, _) => (None, None, None),
     };
     let port = format!("{CONTAINER_PORT}/tcp");
     let (network_mode, exposed_ports, port_bindings) = match settings.network {
@@ -86,7 +125,7 @@ pub fn body(subject: &Subject<'_>, parts: &Parts<'_>) -> ContainerCreateBody {
         }
         Privileges::None => {}
     }
-    let binds = binds(subject, parts);
+    let binds = binds(subject, parts, hold);
     let tmpfs = stray_tmpfs(parts.volumes, &binds);
     let mounts = binds
         .into_iter()

@@ -1,10 +1,11 @@
 //! The docker step: runs Connect in a container of a docker engine on this host.
 //!
-//! `prepare` pulls the image, derives the container's configuration from the host's, and creates the container; `apply` only starts it.
-//! Two of the container's mounts are guards: the engine refuses to start it while the source's unit is not masked, or while the data
+//! `prepare` pulls the image, derives the container's configuration from the host's, and starts the container with Connect held back in it
+//! ([`gate`]); `apply` lets Connect start, and starts the container itself only where it does not run. Two of the container's mounts are guards: the engine refuses to start it while the source's unit is not masked, or while the data
 //! directory is an empty mount point, after a reboot too.
 
 pub mod container_spec;
+pub mod gate;
 pub mod ordering;
 pub mod plan;
 pub mod stage;

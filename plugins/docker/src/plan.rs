@@ -1,6 +1,7 @@
 //! What the step will change, as `connect-migrator plan` shows it.
 
-use crate::container_spec;
+use crate::container_spec::{self, Hold};
+use crate::gate::SHELL;
 use crate::ordering;
 use connect_migrator_container::plan;
 use connect_migrator_container::storage;
@@ -26,13 +27,23 @@ pub async fn plan(subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
         ));
     }
     let made = plan::made(subject);
-    all.push(Change::new(Op::Prepare, format!("create the container {name} ({made}), not started")));
-    all.extend(container_spec::binds(subject, &planned.parts(subject)).iter().map(plan::mount));
+    let hold = Hold::of(subject);
+    let (made_ready, start) = match hold {
+        Hold::AtTheGate => (
+            format!(
+                "start the container {name} ({made}) with Connect held back in it, for which the image needs {SHELL}"
+            ),
+            "let Connect start in the container",
+        ),
+        Hold::Not => (format!("create the container {name} ({made}), not started"), "start the container"),
+    };
+    all.push(Change::new(Op::Prepare, made_ready));
+    all.extend(container_spec::binds(subject, &planned.parts(subject), hold).iter().map(plan::mount));
     all.extend(planned.environment(subject));
     all.push(Change::new(
         Op::Apply,
         format!(
-            "start the container {name}, wait up to {} until Connect of this host's version answers at {}, and let it come up with the machine",
+            "{start} {name}, wait up to {} until Connect of this host's version answers at {}, and let it come up with the machine",
             subject.settings.start_timeout,
             subject.address()
         ),

@@ -1,13 +1,17 @@
 //! Starting the container, and seeing that it is the new server.
 
+use crate::container_spec::mask_guard;
+use crate::gate::{self, SHELL};
 use crate::undo::{Own, Undo};
 use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
 use connect_migrator_container::engine::{Engine, EngineError};
+use connect_migrator_container::files;
 use connect_migrator_container::health::{self, Runner, State};
 use connect_migrator_container::spec::{Owner, owner};
 use connect_migrator_container::start::{self, Made};
 use connect_migrator_container::world::{LABEL_PREFIX, Subject};
 use connect_migrator_sdk::{Context, Outcome, Probe, StepError, Verdict};
+use std::path::Path;
 
 /// What the engine does with the container once it is the server: it comes up with the machine, and after a crash.
 const POLICY: RestartPolicyNameEnum = RestartPolicyNameEnum::UNLESS_STOPPED;
@@ -71,7 +75,56 @@ impl Runner for InEngine<'_> {
     }
 }
 
-/// Starts the container, lets it come up with the machine from now on, and waits until it is healthy.
+/// Starts the container with Connect held back in it. Answers whether it did: an image without a shell cannot.
+///
+/// # Errors
+/// When the engine refuses.
+pub async fn hold(subject: &Subject<'_>, cx: &Context, engine: &Engine) -> Result<bool, StepError> {
+    let name = &subject.names.container;
+    let container = ours(subject, engine).await.map_err(EngineError::step)?.ok_or_else(|| {
+        StepError::new(format!("start the container {name}"))
+            .because("it is gone although it was just created")
+    })?;
+    cx.record_undo(&Undo::Own(Own::Started { name: name.clone(), id: container.id.clone() }))?;
+    // The engine may start it this once although the source's unit is not masked: Connect waits.
+    let guard = mask_guard(subject);
+    files::link(&guard, Path::new("/dev/null"))?;
+    let started = start_with_policy(subject, engine, &container).await;
+    files::link(&guard, &subject.masked_unit())?;
+    match started {
+        Err(error) if error.why.contains(SHELL) => {
+            cx.warn(format!("Connect cannot be held back, the image has no {SHELL}: {}", error.why));
+            Ok(false)
+        }
+        started => started.map(|()| true),
+    }
+}
+
+async fn start_with_policy(
+    subject: &Subject<'_>,
+    engine: &Engine,
+    container: &Ours,
+) -> Result<(), StepError> {
+    let name = &subject.names.container;
+    // Before the start: of a container that runs the engine would set all limits anew, and users would wait for it.
+    if container.policy != Some(POLICY) {
+        engine.restart_policy(name, POLICY).await.map_err(EngineError::step)?;
+    }
+    if !container.running {
+        engine.start(name).await.map_err(|error| refused(subject, error))?;
+    }
+    Ok(())
+}
+
+/// Whether a container of this migration runs in which Connect is held back.
+///
+/// # Errors
+/// When the engine cannot be asked.
+pub async fn is_held(subject: &Subject<'_>, engine: &Engine) -> Result<bool, EngineError> {
+    Ok(!gate::is_open(subject) && ours(subject, engine).await?.is_some_and(|container| container.running))
+}
+
+/// Lets Connect start in the container, which comes up with the machine from now on, and waits until it is healthy.
 ///
 /// # Errors
 /// When it does not become healthy, or the source could still run.
@@ -85,18 +138,14 @@ pub async fn apply(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, StepE
     })?;
     let installation = start::installation(subject)?;
     let expected = start::expected(subject, cx, &installation, &container.made)?;
-    let done = container.running && container.policy == Some(POLICY);
+    let served = container.running && gate::is_open(subject);
+    let done = served && container.policy == Some(POLICY);
     cx.record_undo(&Undo::Own(Own::Started { name: name.clone(), id: container.id.clone() }))?;
-    if !container.running {
+    if !served {
         start::source_is_off(subject, &installation).await?;
     }
-    // Before the start: of a container that runs the engine would set all limits anew, and users would wait for it.
-    if container.policy != Some(POLICY) {
-        engine.restart_policy(name, POLICY).await.map_err(EngineError::step)?;
-    }
-    if !container.running {
-        engine.start(name).await.map_err(|error| refused(subject, error))?;
-    }
+    let _knock = gate::open(subject)?;
+    start_with_policy(subject, &engine, &container).await?;
     let healthy = health::wait(subject, cx, &InEngine { engine: &engine, name }, &expected).await?;
     Ok(start::outcome(subject, cx, &container.made, &healthy, done))
 }

@@ -1,6 +1,7 @@
 //! What was changed, and how it is put back.
 
 use crate::container_spec::mask_guard;
+use crate::gate;
 use bollard::models::RestartPolicyNameEnum;
 use connect_migrator_container::engine::{Engine, EngineError};
 use connect_migrator_container::files;
@@ -84,6 +85,7 @@ async fn stopped(
 ) -> Result<Undone, StepError> {
     // From here on nobody can start it again: not an engine that comes back and follows its restart policy either.
     files::remove(&mask_guard(subject))?;
+    gate::shut(subject)?;
     let engine = match subject.engine_within().await {
         Ok(engine) => engine,
         Err(error) => {

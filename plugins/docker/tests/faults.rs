@@ -60,11 +60,27 @@ async fn the_container_is_made_before_the_window_and_only_started_in_it() {
     let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
     assert!(passwd.starts_with(&format!("nobody:x:{}:{}:", nobody.uid, nobody.gid)), "{passwd}");
 
-    host.engine.state().calls.clear();
+    let changing = || {
+        let calls = std::mem::take(&mut host.engine.state().calls);
+        calls
+            .into_iter()
+            .filter(|call| !call.starts_with("GET") && !call.contains("-look"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        changing(),
+        [
+            "POST /containers/create",
+            "POST /containers/create",
+            "POST /containers/c-1/update",
+            "POST /containers/c-1/start"
+        ]
+    );
+    assert!(host.engine.state().container.as_ref().unwrap()["State"]["Running"] == true);
+    assert!(!host.at("containers/c-1/gate/open").exists());
+
     let outcome = apply(&host).await.unwrap();
-    let changing: Vec<String> =
-        host.engine.state().calls.iter().filter(|call| !call.starts_with("GET")).cloned().collect();
-    assert_eq!(changing, ["POST /containers/c-1/update", "POST /containers/c-1/start"]);
+    assert_eq!(changing(), Vec::<String>::new());
     let target: Target = serde_json::from_value(outcome.facts[Target::KEY].clone()).unwrap();
     assert_eq!(target.image, "h:5000/posit/connect@sha256:22");
     assert_eq!(target.address, format!("127.0.0.1:{}", host.engine.port));
@@ -138,13 +154,11 @@ async fn a_pull_ends_when_it_is_cancelled() {
 
 #[tokio::test]
 async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
-    let cases: [(Start, &str, &str); 6] = [
+    let cases: [(Start, &str, &str); 4] = [
         (Start::Exit(1), "ended with status 1, and the engine started it again", "privileges"),
         (Start::Silent, "does not answer at", "start-timeout"),
         (Start::Serve { version: Some("2025.12.1"), hostname: None }, "has version 2025.12.1", "2026.03.1"),
         (Start::Serve { version: Some("2026.03.1"), hostname: Some("vm") }, "its host is `vm`", "publish"),
-        (Start::Refused("bind source path does not exist: /x"), "/x", "the mask of the source's unit"),
-        (Start::Refused("driver failed: port is already allocated"), "already allocated", "another program"),
     ];
     for (behaviour, why, remedy) in cases {
         let host = Host::new(Kind::Docker).await;
@@ -161,6 +175,54 @@ async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
         assert!(!error.why.contains("hunter2hunter2") && !error.why.contains("pw1234"), "{error}");
         put_back_entirely(&host).await;
     }
+}
+
+#[tokio::test]
+async fn what_the_engine_refuses_to_start_ends_prepare() {
+    for (message, why, remedy) in [
+        ("bind source path does not exist: /x", "/x", "the mask of the source's unit"),
+        ("driver failed: port is already allocated", "already allocated", "another program"),
+    ] {
+        let host = Host::new(Kind::Docker).await;
+        host.engine.state().start = Start::Refused(message);
+        let error = prepare(&host).await.unwrap_err();
+        assert!(error.why.contains(why) && error.remedy.contains(remedy), "{error}");
+        put_back_entirely(&host).await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_without_a_shell_is_started_in_the_window() {
+    let host = Host::new(Kind::Docker).await;
+    host.engine.state().start = Start::Refused("exec: \"/bin/sh\": stat /bin/sh: no such file or directory");
+    let outcome = prepare(&host).await.unwrap();
+    assert!(outcome.evidence.iter().any(|e| e.ends_with("created, not started")), "{outcome:#?}");
+    host.engine.state().start = Start::Serve { version: Some("2026.03.1"), hostname: None };
+    let made = host.engine.state().container.clone().unwrap();
+    assert_eq!(made["Config"]["Entrypoint"], json!(["/opt/rstudio-connect/bin/connect"]));
+    assert_eq!(made["State"]["Running"], false);
+    apply(&host).await.unwrap();
+    assert!(matches!(verify(&host).await, Verdict::Holds { .. }));
+    put_back_entirely(&host).await;
+}
+
+#[tokio::test]
+async fn prepare_that_was_cut_off_after_the_start_is_made_again() {
+    let host = Host::new(Kind::Docker).await;
+    prepare(&host).await.unwrap();
+    prepare(&host).await.unwrap();
+    apply(&host).await.unwrap();
+    put_back_entirely(&host).await;
+}
+
+#[tokio::test]
+async fn a_container_that_ended_before_the_window_is_started_in_it() {
+    let host = Host::new(Kind::Docker).await;
+    prepare(&host).await.unwrap();
+    host.engine.state().container.as_mut().unwrap()["State"]["Running"] = json!(false);
+    apply(&host).await.unwrap();
+    assert!(matches!(verify(&host).await, Verdict::Holds { .. }));
+    put_back_entirely(&host).await;
 }
 
 #[tokio::test]
@@ -189,7 +251,7 @@ async fn nothing_is_started_while_the_source_could_run() {
     host.edit_config("Listen = 127.0.0.1:1", &format!("Listen = 127.0.0.1:{}", other.port));
     let error = apply(&host).await.unwrap_err();
     assert!(error.why.contains("still answers"), "{error}");
-    assert!(!host.engine.state().calls.iter().any(|call| call.ends_with("/start")));
+    assert!(!host.at("containers/c-1/gate/open").exists());
 }
 
 async fn start_by_hand(socket: &std::path::Path, name: &str) {
@@ -205,7 +267,8 @@ async fn a_start_that_was_cut_off_is_finished() {
     let subject = Subject::new(&settings, &host.world, &cx).unwrap();
     assert_eq!(start::probe(&subject, &cx).await.unwrap(), Probe::RunAgain);
     // It runs, and would not come up with the machine.
-    start_by_hand(&host.engine.socket, "c-1").await;
+    apply(&host).await.unwrap();
+    host.engine.state().container.as_mut().unwrap()["HostConfig"]["RestartPolicy"]["Name"] = json!("no");
     assert_eq!(start::probe(&subject, &cx).await.unwrap(), Probe::RunAgain);
     assert!(matches!(verify(&host).await, Verdict::Broken { .. }));
     apply(&host).await.unwrap();

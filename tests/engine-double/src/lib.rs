@@ -50,6 +50,44 @@ pub struct State {
     pub calls: Vec<String>,
     /// Tells the server in the container to serve.
     serve: Serving,
+    /// The gate at which the container waits.
+    held: Option<PathBuf>,
+}
+
+impl State {
+    /// What the container runs begins.
+    fn begin(&mut self) {
+        self.held = None;
+        let Some(container) = &mut self.container else { return };
+        let again = container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped";
+        let (running, code) = match self.start {
+            Start::Exit(code) => (again, code),
+            _ => (true, 0),
+        };
+        // What ends by itself is started again.
+        if again && code != 0 {
+            container["RestartCount"] = json!(1);
+        }
+        container["State"] = json!({ "Running": running, "ExitCode": code });
+        if let Start::Serve { version, hostname } = self.start {
+            *self.serve.lock().unwrap() = Some((version, hostname));
+        }
+    }
+
+    /// Whoever waits at a gate that is open now goes on.
+    fn look_at_the_gate(&mut self) {
+        if self.held.as_ref().is_some_and(|gate| gate.join("open").exists()) {
+            self.begin();
+        }
+    }
+}
+
+/// The folder of this host at which the container waits for a file.
+fn gate_of(container: &Value) -> Option<PathBuf> {
+    let mounts = container["HostConfig"]["Mounts"].as_array()?;
+    let gate =
+        mounts.iter().find(|mount| mount["Target"].as_str().is_some_and(|at| at.ends_with("/gate")))?;
+    gate["Source"].as_str().map(PathBuf::from)
 }
 
 #[derive(Clone)]
@@ -76,7 +114,8 @@ impl Double {
             start: Start::Serve { version: Some("2026.03.1"), hostname: None },
             log: String::new(),
             calls: Vec::new(),
-            serve: Arc::clone(&serve),
+            serve,
+            held: None,
         }));
         let socket = dir.join("docker.sock");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
@@ -84,7 +123,7 @@ impl Double {
         tokio::spawn(async move { axum::serve(listener, app).await });
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
-        let app = Router::new().fallback(connect).with_state(serve);
+        let app = Router::new().fallback(connect).with_state(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(server, app).await });
         Double { socket, port, state }
     }
@@ -99,8 +138,10 @@ impl Double {
     }
 }
 
-async fn connect(Extract(serving): Extract<Serving>, uri: Uri) -> Response {
-    let Some((version, hostname)) = *serving.lock().unwrap() else {
+async fn connect(Extract(state): Extract<Arc<Mutex<State>>>, uri: Uri) -> Response {
+    let mut state = state.lock().unwrap();
+    state.look_at_the_gate();
+    let Some((version, hostname)) = *state.serve.lock().unwrap() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     match uri.path() {
@@ -123,6 +164,7 @@ async fn engine(
     body: Bytes,
 ) -> Response {
     let mut state = state.lock().unwrap();
+    state.look_at_the_gate();
     let path = uri.path().split_once("/v1.").map_or(uri.path(), |(_, rest)| &rest[rest.find('/').unwrap()..]);
     let sent = body.len();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -208,30 +250,23 @@ fn container(state: &mut State, method: &Method, name: &str, rest: &[&str], body
             frame.extend(state.log.as_bytes());
             Body::from(frame).into_response()
         }
-        ("POST", ["start"]) => match state.start.clone() {
-            Start::Refused(message) => said(500, message),
-            start => {
-                let (running, code) = match start {
-                    // What ends by itself is started again.
-                    Start::Exit(code)
-                        if container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped" =>
-                    {
-                        container["RestartCount"] = json!(1);
-                        (true, code)
-                    }
-                    Start::Exit(code) => (false, code),
-                    _ => (true, 0),
-                };
-                container["State"] = json!({ "Running": running, "ExitCode": code });
-                if let Start::Serve { version, hostname } = start {
-                    *state.serve.lock().unwrap() = Some((version, hostname));
-                }
-                StatusCode::NO_CONTENT.into_response()
+        ("POST", ["start"]) => {
+            if let Start::Refused(message) = state.start {
+                return said(500, message);
             }
-        },
+            match gate_of(container) {
+                Some(gate) if !gate.join("open").exists() => {
+                    container["State"] = json!({ "Running": true, "ExitCode": 0 });
+                    state.held = Some(gate);
+                }
+                _ => state.begin(),
+            }
+            StatusCode::NO_CONTENT.into_response()
+        }
         ("POST", ["stop"]) => {
             container["State"] = json!({ "Running": false, "ExitCode": 0 });
             *state.serve.lock().unwrap() = None;
+            state.held = None;
             StatusCode::NO_CONTENT.into_response()
         }
         ("POST", ["update"]) => {
