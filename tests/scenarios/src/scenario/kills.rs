@@ -169,9 +169,10 @@ fn power_cut(lab: &Lab) -> Tried {
     lab.write_runbook(&Runbook::tag("slow").text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.machine.wait_for(
-        "the container to be started",
+        "Connect to be started in the container",
         MIGRATION_DEADLINE,
-        "docker ps -q --filter name=connect-prod | grep -q .",
+        // Before that a shell waits in it, whose arguments name Connect too.
+        r"docker top connect-prod -o pid,args 2>/dev/null | grep -Eq '^[0-9 ]+/opt/rstudio-connect/bin/connect'",
     )?;
     lab.machine.power_cut()?;
     let state = lab.machine.boot()?;
