@@ -37,6 +37,20 @@ impl Step for Podman {
         StepInfo::new("podman", "Runs Connect in a podman container that is a systemd service")
             .starts_target()
             .needs_source_stopped()
+            .needs(
+                Needs::nothing()
+                    .network()
+                    .processes()
+                    .capabilities(&[
+                        "CAP_CHOWN",
+                        "CAP_DAC_OVERRIDE",
+                        "CAP_DAC_READ_SEARCH",
+                        "CAP_FOWNER",
+                        "CAP_KILL",
+                    ])
+                    // Also into the data directory, which is where Connect's configuration says.
+                    .writes(&["/"]),
+            )
     }
 
     async fn check(config: &Settings, cx: &Context) -> Result<Vec<Finding>, StepError> {
