@@ -9,6 +9,7 @@ pub(super) const ALL: &[Scenario] = &[
     one("of both families the right image is chosen, and a registry at fault is told by its fault", families),
     one_with_all("an image out of a file moves the server, and one with another digest is refused", archive),
     each_with_all("an image is built and scanned while the server serves, then moved to", built),
+    each_with_all("podman builds an image while the server serves, then it is moved to", built_by_podman),
 ];
 
 const FAMILIES: &str = include_str!("../guest/families.sh");
@@ -104,19 +105,36 @@ fn archive(lab: &Lab) -> Tried {
     lab.assert_moved()
 }
 
-fn built(lab: &Lab) -> Tried {
-    lab.must(
-        r#"mkdir /root/image && cd /root/image
+/// An image of one's own, and what looks at it.
+const OWN: &str = r#"mkdir /root/image && cd /root/image
         printf 'FROM 127.0.0.1:5000/posit/connect:2026.03.1\nCOPY --chmod=0755 note /opt/note\nRUN cat /opt/note\n' >Containerfile
         echo own >note; echo left out >secret; echo secret >.dockerignore
-        printf '#!/bin/sh\necho "looked at $1"\n' >/usr/local/bin/scanner && chmod 755 /usr/local/bin/scanner"#,
-    )?;
-    let image = r#"{ containerfile = "/root/image/Containerfile", context = "/root/image" }"#;
-    let runbook = with(image.into()).container(r#", scan = ["/usr/local/bin/scanner", "{image}"]"#);
-    lab.write_runbook(&runbook.text())?;
+        printf '#!/bin/sh\necho "looked at $1"\n' >/usr/local/bin/scanner && chmod 755 /usr/local/bin/scanner"#;
+
+/// Built by the step, looked at, and moved to.
+fn builds(lab: &Lab, runbook: Runbook) -> Tried {
+    lab.must(OWN)?;
+    lab.write_runbook(&runbook.container(r#", scan = ["/usr/local/bin/scanner", "{image}"]"#).text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_standing("committed")?;
-    lab.assert_moved()?;
+    lab.assert_moved()
+}
+
+fn own() -> Runbook {
+    with(r#"{ containerfile = "/root/image/Containerfile", context = "/root/image" }"#.into())
+}
+
+fn built_by_podman(lab: &Lab) -> Tried {
+    lab.must(super::podman::GROUND)?;
+    builds(lab, own().podman())?;
+    lab.must("podman exec connect-prod cat /opt/note | grep -qx own")?;
+    let report = lab.must("cat /var/lib/connect-migrator/prod/report.json")?;
+    ensure!(report.contains("looked at "), "the report does not have the scan:\n{report}");
+    Ok(())
+}
+
+fn built(lab: &Lab) -> Tried {
+    builds(lab, own())?;
     lab.must("docker exec connect-prod cat /opt/note | grep -qx own")?;
     let pinned = lab.must("docker inspect --format '{{.Config.Image}}' connect-prod")?;
     ensure!(pinned.starts_with("sha256:"), "the container's image is {pinned}");

@@ -19,7 +19,7 @@ pub(super) const ALL: &[Scenario] = &[
 
 /// The lab's database knows docker's networks; podman's is another one. The socket is off, also where a Debian has it on from the
 /// boot: who finds it off leaves it off.
-const GROUND: &str = r"set -e
+pub(super) const GROUND: &str = r"set -e
 cd /
 systemctl stop podman.socket podman.service
 hba=$(runuser -u postgres -- psql -qAtc 'show hba_file')
