@@ -19,3 +19,18 @@ fn a_reader_who_has_gone_does_not_change_how_a_command_ends() {
     let told = String::from_utf8_lossy(&unread.stderr);
     assert_eq!((unread.status, told.as_ref()), (read.status, ""));
 }
+
+#[test]
+fn nobody_who_reads_errors_does_not_change_how_a_command_ends() {
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_connect-migrator"));
+        command.args(["check", "no instance of this name"]).stdout(Stdio::null());
+        command
+    };
+    let read = check().output().unwrap();
+    assert!(!read.stderr.is_empty());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let unread = check().stderr(writer).status().unwrap();
+    assert_eq!(unread, read.status);
+}

@@ -180,7 +180,7 @@ async fn decide_alone(
 
 fn agreed(question: &str) -> bool {
     if !std::io::stdin().is_terminal() {
-        eprintln!("{question}\nNot asked, because this is no terminal; say `--yes`.");
+        complain!("{question}\nNot asked, because this is no terminal; say `--yes`.");
         return false;
     }
     say!("{question}\nGo on? [y/N] ");

@@ -32,7 +32,7 @@ impl Exit {
         let text = error.to_string();
         // Mistakes in a runbook are drawn with the word already.
         let word = if text.starts_with("error") { "" } else { "error: " };
-        eprintln!("{word}{text}");
+        complain!("{word}{text}");
         self
     }
 }

@@ -35,7 +35,7 @@ pub(super) async fn run(instance: &Instance, watcher: Option<&bus::Watcher>, jso
         match status {
             None => {
                 if !waiting_told {
-                    eprintln!(
+                    complain!(
                         "No migration of `{0}` has been started; waits for `systemctl start connect-migrator@{0}`.",
                         instance.name()
                     );

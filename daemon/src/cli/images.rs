@@ -12,7 +12,7 @@ pub(super) fn run(file: &Path, image: Option<&str>, available: &[String], json: 
         Err(error) => return Exit::Failed.because(&error),
     };
     if !read.warnings.items().is_empty() {
-        eprintln!("{}\n", read.warnings.render_as_warnings(false));
+        complain!("{}\n", read.warnings.render_as_warnings(false));
     }
     let available = match versions_given(available) {
         Ok(available) => available,

@@ -197,7 +197,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: could not start the runtime: {error}");
+            complain!("error: could not start the runtime: {error}");
             return Exit::Failed.into();
         }
     };

@@ -17,3 +17,11 @@ macro_rules! say_line {
         let _ = writeln!(std::io::stdout(), $($text)*);
     }};
 }
+
+/// `eprintln!` that does not mind a reader who has gone.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}

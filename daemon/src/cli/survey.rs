@@ -25,7 +25,7 @@ impl Observer for Terminal {
         if let Note::Log { step, level, message, .. } = note
             && matches!(level, connect_migrator_sdk::LogLevel::Warn | connect_migrator_sdk::LogLevel::Error)
         {
-            eprintln!("{step}: {message}");
+            complain!("{step}: {message}");
         }
     }
 }
@@ -68,7 +68,7 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
             }
             Err(failure) => {
                 if let Some((setting, message)) = refused_setting(&step.id, &failure.why) {
-                    eprintln!("{}\n", assembled.runbook.point_at(&step.id, &setting, &message, None));
+                    complain!("{}\n", assembled.runbook.point_at(&step.id, &setting, &message, None));
                 }
                 CallResult::Failed(failure)
             }
