@@ -101,7 +101,8 @@ impl Migration {
         };
         // A process of its own: what a check holds in memory, or hangs on, is not the daemon's.
         let mut check = tokio::process::Command::new("/proc/self/exe");
-        check.args(["check", self.instance.name(), "--json"]);
+        // In units: the daemon's own sandbox leaves a check nothing to look with.
+        check.args(["check", self.instance.name(), "--json", "--steps-run-as=units"]);
         check.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         match tokio::time::timeout(Duration::from_secs(CHECK_TIMEOUT_SECS), check.output()).await {
             Err(_) => {

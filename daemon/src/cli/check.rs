@@ -3,11 +3,12 @@
 use super::{Exit, survey::survey, tables};
 use crate::engine::{StepFindings, has_blocker};
 use crate::instance::Instance;
+use crate::service::StepsRunAs;
 use connect_migrator_sdk::{Finding, Op, Severity};
 
 /// Prints the findings of every step, worst first.
-pub(super) async fn run(instance: &Instance, json: bool, all: bool) -> Exit {
-    let survey = match survey(instance, Op::Check).await {
+pub(super) async fn run(instance: &Instance, json: bool, all: bool, steps: StepsRunAs) -> Exit {
+    let survey = match survey(instance, Op::Check, steps).await {
         Ok(survey) => survey,
         Err(exit) => return exit,
     };

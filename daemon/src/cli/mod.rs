@@ -23,6 +23,7 @@ pub use report::FullReport;
 pub use status::Status;
 
 use crate::instance::Instance;
+use crate::service::StepsRunAs;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -66,6 +67,9 @@ enum Command {
         /// Show also what is as it should be
         #[arg(long)]
         all: bool,
+        /// What steps run as
+        #[arg(long, value_enum, default_value = "children", hide = true)]
+        steps_run_as: StepsRunAs,
     },
     /// Show what a migration would do, phase by phase, with the diff of every file. Changes nothing
     Plan {
@@ -166,8 +170,8 @@ enum Command {
         /// The name after the `@`
         instance: String,
         /// What steps run as
-        #[arg(long, value_enum, default_value_t)]
-        steps_run_as: crate::service::StepsRunAs,
+        #[arg(long, value_enum, default_value = "units")]
+        steps_run_as: StepsRunAs,
     },
 }
 
@@ -238,7 +242,9 @@ async fn dispatch(command: Command) -> Exit {
     };
     match command {
         Command::Init { arguments, .. } => init::run(&instance, &arguments).await,
-        Command::Check { json, all, .. } => check::run(&instance, json, all).await,
+        Command::Check { json, all, steps_run_as, .. } => {
+            check::run(&instance, json, all, steps_run_as).await
+        }
         Command::Plan { json, .. } => plan::run(&instance, json).await,
         Command::Status { json, follow, .. } => status::run(&instance, json, follow).await,
         Command::Report { json, output, .. } => report::run(&instance, json, output.as_deref()),

@@ -5,6 +5,7 @@ use super::{Exit, status, survey::survey, tables::shown};
 use crate::engine::Plan;
 use crate::instance::Instance;
 use crate::report::Report;
+use crate::service::StepsRunAs;
 use crate::state::CallResult;
 use connect_migrator_sdk::{Change, Op};
 use jiff::Timestamp;
@@ -31,7 +32,7 @@ pub struct StepPlan {
 
 /// Prints what each step would change, in the order of the run.
 pub(super) async fn run(instance: &Instance, json: bool) -> Exit {
-    let survey = match survey(instance, Op::Plan).await {
+    let survey = match survey(instance, Op::Plan, StepsRunAs::Children).await {
         Ok(survey) => survey,
         Err(exit) => return exit,
     };

@@ -2,11 +2,12 @@
 
 use super::Exit;
 use crate::engine::{Called, Caller, Note, NoteTaker, Observer};
-use crate::host::ChildLauncher;
+use crate::host::{ChildLauncher, Launcher, TransientLauncher};
 use crate::instance::{self, Assembled, Instance, Plugins};
 use crate::runbook::Runbook;
-use crate::service::{HostCaller, StoredSecrets};
+use crate::service::{HostCaller, StepsRunAs, StoredSecrets};
 use crate::state::{CallResult, OutlineStep, facts_of_items};
+use crate::systemd::units::Units;
 use connect_migrator_sdk::{Invocation, Migration, Op};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -31,9 +32,9 @@ impl Observer for Terminal {
 }
 
 /// Calls `op`, which only reads, of every step.
-pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> {
+pub(super) async fn survey(instance: &Instance, op: Op, steps: StepsRunAs) -> Result<Survey, Exit> {
     let runbook = Runbook::load(&instance.runbook_path()).map_err(|error| Exit::Unusable.because(&error))?;
-    let launcher = Arc::new(ChildLauncher::default());
+    let launcher = launcher(instance, steps).await;
     let plugins = Plugins::installed(&instance.plugin_dirs());
     let assembled = instance::assemble(instance, runbook, &plugins, "", launcher.as_ref())
         .await
@@ -76,6 +77,16 @@ pub(super) async fn survey(instance: &Instance, op: Op) -> Result<Survey, Exit> 
         answers.push((outline, result));
     }
     Ok(Survey { answers, assembled })
+}
+
+/// Where systemd cannot be asked for units, children do.
+async fn launcher(instance: &Instance, steps: StepsRunAs) -> Arc<dyn Launcher> {
+    if steps == StepsRunAs::Units
+        && let Ok(units) = Units::system().await
+    {
+        return Arc::new(TransientLauncher::new(Arc::new(units), instance.name(), &instance.program_dir()));
+    }
+    Arc::new(ChildLauncher::default())
 }
 
 /// The setting of a step that its plugin refused, and why: the SDK's own sentence, taken apart.

@@ -32,10 +32,9 @@ use tokio::sync::{mpsc, oneshot};
 const COMMAND_QUEUE: usize = 8;
 
 /// In what kind of process steps run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum StepsRunAs {
-    /// Children of the daemon, which end with it.
-    #[default]
+    /// Children of this process, which end with it.
     Children,
     /// Transient units, each with a sandbox of its own. A call that changes things goes on when the daemon is gone, and the next
     /// daemon takes part in it again.

@@ -129,14 +129,7 @@ const FIGURES: &str = r#"cd /root/lab/units && systemctl stop lab-units
         echo "$what: $(systemd-analyze security --no-pager --offline=true ./$unit | sed -n 's/^.*level for [^:]*: //p')"
     done | sort -u"#;
 
-/// Steps in units of their own, whatever the package says.
-const UNITS: &str = "mkdir -p /run/systemd/system/connect-migrator@.service.d
-    printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/connect-migrator daemon --steps-run-as=units %%i\\n' \
-        >/run/systemd/system/connect-migrator@.service.d/units.conf
-    systemctl daemon-reload";
-
 fn goes_on(lab: &Lab) -> Tried {
-    lab.must(UNITS)?;
     lab.write_runbook(&Runbook::tag("slow").text())?;
     lab.must(KEEP_UNITS)?;
     ensure!(lab.start_migration()?, "it did not start");
