@@ -1,6 +1,7 @@
 //! The scenarios, and how they are run: each on a machine of its own that is thrown away.
 
 mod after;
+mod bus;
 mod first_steps;
 mod images;
 mod kills;
@@ -108,6 +109,7 @@ pub fn all() -> Vec<Scenario> {
         after::ALL,
         prerequisites::ALL,
         operator::ALL,
+        bus::ALL,
         first_steps::ALL,
         package::ALL,
         podman::ALL,
