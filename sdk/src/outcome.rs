@@ -62,6 +62,18 @@ impl Outcome {
         self
     }
 
+    /// Adds one member to the details for the machine-readable report. A text named `diff`, or `…-diff`, is a unified diff of a file
+    /// that was changed, which the report shows as one; secrets are redacted in it.
+    #[must_use]
+    pub fn with_detail(mut self, name: &str, value: &impl Serialize) -> Self {
+        let value = serde_json::to_value(value).unwrap_or(Value::Null);
+        match &mut self.details {
+            Value::Object(details) => drop(details.insert(name.into(), value)),
+            details => *details = Value::Object([(name.to_owned(), value)].into_iter().collect()),
+        }
+        self
+    }
+
     /// Sets the details for the machine-readable report.
     #[must_use]
     pub fn details(mut self, details: &impl Serialize) -> Self {

@@ -198,7 +198,9 @@ fn in_words(change: &ConfigChange) -> String {
     }
 }
 
-fn diff(from: &Path, to: &Path, derived: &Derived) -> String {
+/// The container's configuration against the host's, without secrets.
+#[must_use]
+pub fn diff(from: &Path, to: &Path, derived: &Derived) -> String {
     let (before, after) = (derived.shown_before(), derived.shown_after());
     similar::TextDiff::from_lines(before.as_str(), after.as_str())
         .unified_diff()

@@ -20,7 +20,6 @@ use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_connect::version::Version;
 use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::{Context, Finding, Outcome, Progress, Severity, StepError};
-use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -88,7 +87,7 @@ impl HadImage {
     #[must_use]
     pub fn details(&self, outcome: Outcome) -> Outcome {
         match &self.scanned {
-            Some(scanned) => outcome.details(&HashMap::from([("scan", scanned)])),
+            Some(scanned) => outcome.with_detail("scan", scanned),
             None => outcome,
         }
     }

@@ -4,11 +4,11 @@ use crate::container_spec::{self, Hold, mask_guard};
 use crate::{gate, ordering, start};
 use connect_migrator_container::check;
 use connect_migrator_container::engine::{Engine, EngineError};
-use connect_migrator_container::files;
 use connect_migrator_container::spec::Parts;
 use connect_migrator_container::stage::{self, HadImage, blocked};
 use connect_migrator_container::undo::Undo as Shared;
 use connect_migrator_container::world::Subject;
+use connect_migrator_container::{files, plan};
 use connect_migrator_sdk::{Context, Outcome, StepError};
 use std::path::Path;
 use std::time::Duration;
@@ -73,7 +73,8 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
     if let Some(unit) = ordered {
         outcome = outcome.and(format!("after a reboot docker starts after {unit}"));
     }
-    Ok(image.details(outcome))
+    let changed = plan::diff(&installation.config_path, &subject.staged_config(), &derived);
+    Ok(image.details(outcome).with_detail("configuration-diff", &changed))
 }
 
 async fn create(

@@ -2,6 +2,7 @@
 
 use crate::copying::{Kept, write};
 use connect_migrator_connect::gcfg::Gcfg;
+use connect_migrator_connect::secrets;
 use connect_migrator_sdk::StepError;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -29,21 +30,25 @@ pub fn is_switched(config: &Path, mount: &Path) -> Result<bool, StepError> {
     Ok(gcfg.get(SECTION, None, KEY).is_some_and(|value| Path::new(&value) == mount))
 }
 
-/// Names the mount as data directory. The file as it was is kept for the way back. Answers whether it changed.
+/// Names the mount as data directory. The file as it was is kept for the way back. Answers the unified diff, without
+/// secrets, if it changed.
 ///
 /// # Errors
 /// When the file cannot be read or written; it is unchanged then.
-pub fn switch(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<bool, StepError> {
+pub fn switch(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<Option<String>, StepError> {
     let (before, mut gcfg) = parsed(config)?;
     if gcfg.get(SECTION, None, KEY).is_some_and(|value| Path::new(&value) == mount) {
-        return Ok(false);
+        return Ok(None);
     }
+    let shown_before = secrets::redact_gcfg(&gcfg);
     gcfg.set(SECTION, None, KEY, &mount.to_string_lossy())
         .map_err(|error| failed("change the data directory in", config, error))?;
     write(&kept.config_before(), &before)?;
     write(&kept.config_after(), &gcfg.to_bytes())?;
     replace(config, &gcfg.to_bytes())?;
-    Ok(true)
+    let (name, shown) = (config.display().to_string(), secrets::redact_gcfg(&gcfg));
+    let diff = similar::TextDiff::from_lines(shown_before.as_str(), shown.as_str());
+    Ok(Some(diff.unified_diff().header(&name, &name).to_string()))
 }
 
 /// Names the former data directory again: the file is as it was, byte for byte, unless somebody changed it since; then only this
@@ -112,9 +117,13 @@ mod tests {
             fs::write(&config, text).unwrap();
             fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
             let (kept, mount) = (Kept(dir.path()), Path::new("/mnt/connect"));
-            assert!(switch(&config, mount, &kept).unwrap());
+            let diff = switch(&config, mount, &kept).unwrap().unwrap();
+            assert!(
+                diff.lines().any(|line| line.starts_with('+') && line.contains("/mnt/connect")),
+                "{diff}"
+            );
             assert!(is_switched(&config, mount).unwrap());
-            assert!(!switch(&config, mount, &kept).unwrap(), "twice is once");
+            assert_eq!(switch(&config, mount, &kept).unwrap(), None, "twice is once");
             assert_eq!(fs::metadata(&config).unwrap().mode() & 0o7777, 0o640);
             assert!(switch_back(&config, mount, &kept).unwrap());
             assert!(!switch_back(&config, mount, &kept).unwrap());

@@ -209,8 +209,9 @@ pub async fn apply(config: &Settings, cx: &Context, mounter: &impl Mounter) -> R
         .map_err(|error| copying::failed("ask the NFS server for its time", &error))?;
     cx.record_undo(&Undo::Switched { config: cx.source().config.clone(), mount: folders.mount.clone() })?;
     copying::write_json(&kept.cutover(), &Cutover { seconds: since.seconds, nanos: since.nanos })?;
-    config::switch(&cx.source().config, &folders.mount, &kept)?;
+    let diff = config::switch(&cx.source().config, &folders.mount, &kept)?;
     Ok(Outcome::changed(line)
+        .with_detail("diff", &diff)
         .and(compared)
         .and(format!("{} is the data directory", folders.mount.display()))
         .fact(fact, &edits))

@@ -12,7 +12,7 @@ use connect_migrator_container::spec::Parts;
 use connect_migrator_container::stage::{self, HadImage, blocked};
 use connect_migrator_container::undo::Undo as Shared;
 use connect_migrator_container::world::Subject;
-use connect_migrator_container::{check, files};
+use connect_migrator_container::{check, files, plan};
 use connect_migrator_sdk::{Context, Outcome, StepError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -80,7 +80,8 @@ async fn with_engine<S: Units>(
     if let Some(words) = selinux.shown() {
         outcome = outcome.and(words);
     }
-    Ok(image.details(outcome))
+    let changed = plan::diff(&installation.config_path, &subject.staged_config(), &derived);
+    Ok(image.details(outcome).with_detail("configuration-diff", &changed))
 }
 
 async fn write_unit<S: Units>(

@@ -71,7 +71,11 @@ pub fn plan(subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
     Ok(all)
 }
 
-fn diff(subject: &Subject<'_>, before: &Gcfg) -> Result<String, StepError> {
+/// The configuration after the switch against what it is, without secrets.
+///
+/// # Errors
+/// When the configuration cannot be edited.
+pub(crate) fn diff(subject: &Subject<'_>, before: &Gcfg) -> Result<String, StepError> {
     let mut after = before.clone();
     for edit in subject.edits().edits {
         let value = match &edit.value {

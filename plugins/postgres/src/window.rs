@@ -4,6 +4,7 @@ use crate::backup::Backup;
 use crate::compare::{self, Depth, Report, Target};
 use crate::connection::{Door, Session};
 use crate::objects::{self, Inventory, NotEmptied, Ours};
+use crate::plan;
 use crate::program::{self, Watch};
 use crate::settings::Which;
 use crate::sqlite_files;
@@ -106,6 +107,7 @@ pub async fn apply(subject: &Subject<'_>) -> Result<Outcome, StepError> {
     check_cancelled(subject)?;
     let report = verified(subject, &doors, &backup).await?;
     doing(subject, "switching the configuration");
+    let changed = plan::diff(subject, &installation.gcfg)?;
     switch(subject)?;
     let tables = report.equal.len();
     let objects: usize = put.inventories.values().map(|inventory| inventory.objects.len()).sum();
@@ -118,7 +120,8 @@ pub async fn apply(subject: &Subject<'_>) -> Result<Outcome, StepError> {
             ))
             .and(format!("{} says postgres; its other bytes are as before", subject.config().display()))
             .fact(subject.edits_key(), &subject.edits())
-            .details(&report);
+            .details(&report)
+            .with_detail("diff", &changed);
     for note in &report.notes {
         outcome = outcome.and(note.clone());
     }

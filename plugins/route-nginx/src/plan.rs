@@ -54,11 +54,24 @@ impl<S: Service> Route<'_, S> {
     }
 }
 
+/// How many unchanged lines a person sees around a change.
+const CONTEXT_LINES: usize = 3;
+
 fn diff(old_path: Option<&Path>, new_path: &Path, old: &[u8], new: &[u8]) -> String {
+    unified(old_path, new_path, old, new, CONTEXT_LINES)
+}
+
+/// A diff without the lines around a change: they may hold secrets, and this is kept in the state.
+pub(crate) fn changed_lines(old_path: Option<&Path>, new_path: &Path, old: &[u8], new: &[u8]) -> String {
+    unified(old_path, new_path, old, new, 0)
+}
+
+fn unified(old_path: Option<&Path>, new_path: &Path, old: &[u8], new: &[u8], context_lines: usize) -> String {
     let (old, new) = (String::from_utf8_lossy(old), String::from_utf8_lossy(new));
     let old_name = old_path.map_or("/dev/null".into(), |path| path.display().to_string());
     TextDiff::from_lines(old.as_ref(), new.as_ref())
         .unified_diff()
+        .context_radius(context_lines)
         .header(&old_name, &new_path.display().to_string())
         .to_string()
 }

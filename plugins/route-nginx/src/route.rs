@@ -7,6 +7,7 @@ use crate::listen::Entry;
 use crate::locate::Leads;
 use crate::nginx::{self, Service, TestError};
 use crate::page;
+use crate::plan::changed_lines;
 use crate::probe::{End, Prober};
 use crate::replace::{self, ReplaceError};
 use crate::settings::Settings;
@@ -126,6 +127,7 @@ impl<S: Service> Route<'_, S> {
                 ))
         })?;
         Ok(Outcome::changed(format!("the maintenance page answers 503 on {}", self.settings.maintenance))
+            .with_detail("diff", &changed_lines(None, &path, b"", text.as_bytes()))
             .and(format!(
                 "`nginx -t` accepts {} at {} with both new values",
                 found.value.text, found.value.place
@@ -361,7 +363,8 @@ impl<S: Service> Route<'_, S> {
             return Err(refused(&format!("{} with {new_text}", value.place), &error));
         }
         self.reload().await?;
-        Ok(Outcome::changed(format!("{}: {} became {new_text}", value.place, value.text)))
+        Ok(Outcome::changed(format!("{}: {} became {new_text}", value.place, value.text))
+            .with_detail("diff", &changed_lines(Some(&value.file), &value.file, &old, &new)))
     }
 
     pub(crate) async fn maintenance_answers(&self, limit: Duration) -> Result<End, End> {
