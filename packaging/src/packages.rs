@@ -6,33 +6,81 @@ use std::path::Path;
 use std::process::Command;
 use toml::{Table, Value};
 
-/// Makes the .rpm.
+/// One of the packages.
+struct Package {
+    /// The folder of its crate.
+    folder: &'static str,
+    summary: &'static str,
+    /// There are programs in it, made for one kind of processor.
+    programs: bool,
+    /// Its scripts, in `packaging/rpm`.
+    scripts: &'static [(&'static str, &'static str)],
+    requires: &'static [(&'static str, &'static str)],
+    recommends: &'static [(&'static str, &'static str)],
+}
+
+const PACKAGES: [Package; 2] = [
+    Package {
+        folder: "daemon",
+        summary: "Moves a Posit Connect server from its host into a container",
+        programs: true,
+        scripts: &[
+            ("pre_install_script", "pre"),
+            ("post_install_script", "post"),
+            ("pre_uninstall_script", "preun"),
+            ("post_uninstall_script", "postun"),
+        ],
+        requires: &[("systemd", ">= 239"), ("dbus", "*")],
+        recommends: &[("polkit", "*")],
+    },
+    Package {
+        folder: "sdk",
+        summary: "Header and schema for plugins of connect-migrator",
+        programs: false,
+        scripts: &[],
+        requires: &[],
+        recommends: &[("connect-migrator", "*")],
+    },
+];
+
+/// Makes the .rpm of each package.
 pub fn rpm(tool: &Path, programs: &Path, out: &Path) -> Tried {
-    let manifest: Table = read(&workspace().join("daemon/Cargo.toml"))?
-        .parse()
-        .map_err(|error| Failure(format!("understand daemon/Cargo.toml: {error}")))?;
-    let description = workspace().join(programs).join("share/rpm.toml");
-    let text = toml::to_string(&description_of(&manifest)?)
-        .map_err(|error| Failure(format!("write the description of the .rpm: {error}")))?;
-    write(&description, text.as_bytes())?;
     let out = workspace().join(out);
     std::fs::create_dir_all(&out).map_err(|error| Failure(format!("make {}: {error}", out.display())))?;
+    PACKAGES.iter().try_for_each(|package| one_rpm(package, tool, programs, &out))
+}
+
+fn one_rpm(package: &Package, tool: &Path, programs: &Path, out: &Path) -> Tried {
+    let folder = package.folder;
+    let text = toml::to_string(&description_of(package, &manifest(folder)?)?)
+        .map_err(|error| Failure(format!("write the description of the .rpm of {folder}: {error}")))?;
+    let description = workspace().join(programs).join(format!("share/rpm-{folder}.toml"));
+    write(&description, text.as_bytes())?;
     let mut generate = Command::new(workspace().join(tool));
     generate.current_dir(workspace()).args([
         "--package",
-        "daemon",
+        folder,
         "--auto-req",
-        "builtin",
-        "--metadata-overwrite",
+        if package.programs { "builtin" } else { "no" },
     ]);
+    if !package.programs {
+        generate.args(["--arch", "noarch"]);
+    }
     // What stands behind the `#` is the table in it.
     generate
+        .arg("--metadata-overwrite")
         .arg(format!("{}#package.metadata.generate-rpm", description.display()))
         .arg("--output")
-        .arg(&out)
+        .arg(out)
         .env("SOURCE_DATE_EPOCH", epoch()?);
     output("pack the .rpm", &mut generate)?;
     Ok(())
+}
+
+fn manifest(folder: &str) -> Tried<Table> {
+    let path = workspace().join(folder).join("Cargo.toml");
+    let text = read(&path)?;
+    text.parse().map_err(|error| Failure(format!("understand {}: {error}", path.display())))
 }
 
 /// When the commit was made: what is built from it twice is the same twice.
@@ -46,8 +94,8 @@ fn epoch() -> Tried<String> {
 }
 
 /// What cargo-generate-rpm reads, from `package.metadata.deb`.
-fn description_of(manifest: &Table) -> Tried<Table> {
-    let wrong = || Failure("find package.metadata.deb.assets in daemon/Cargo.toml".into());
+fn description_of(package: &Package, manifest: &Table) -> Tried<Table> {
+    let wrong = || Failure(format!("find package.metadata.deb.assets in {}/Cargo.toml", package.folder));
     let deb = manifest
         .get("package")
         .and_then(|package| package.get("metadata")?.get("deb"))
@@ -61,10 +109,15 @@ fn description_of(manifest: &Table) -> Tried<Table> {
         if dest.contains("lintian") {
             continue;
         }
-        let source = source.strip_prefix("../").unwrap_or(source);
+        // From the root of the workspace.
+        let source = match source.strip_prefix("../") {
+            Some(source) => source.to_owned(),
+            None if source.starts_with("target/") => source.to_owned(),
+            None => format!("{}/{source}", package.folder),
+        };
         let mut file = Table::new();
         file.insert("source".into(), source.into());
-        file.insert("dest".into(), format!("/{dest}").into());
+        file.insert("dest".into(), on_rpm(dest).into());
         file.insert("mode".into(), mode.into());
         if dest.starts_with("usr/share/doc/") || dest.starts_with("usr/share/man/") {
             file.insert("doc".into(), true.into());
@@ -73,25 +126,30 @@ fn description_of(manifest: &Table) -> Tried<Table> {
     }
     let mut rpm = Table::new();
     rpm.insert("assets".into(), assets.into());
-    rpm.insert("summary".into(), "Moves a Posit Connect server from its host into a container".into());
+    if let Some(name) = deb.get("name").and_then(Value::as_str) {
+        let name = name.strip_suffix("-dev").map_or_else(|| name.to_owned(), |name| format!("{name}-devel"));
+        rpm.insert("name".into(), name.into());
+    }
+    rpm.insert("summary".into(), package.summary.into());
     rpm.insert(
         "description".into(),
         deb.get("extended-description").and_then(Value::as_str).unwrap_or_default().into(),
     );
-    for (key, file) in [
-        ("pre_install_script", "pre"),
-        ("post_install_script", "post"),
-        ("pre_uninstall_script", "preun"),
-        ("post_uninstall_script", "postun"),
-    ] {
+    for (key, file) in package.scripts {
         let script = read(&workspace().join("packaging/rpm").join(file))?;
-        rpm.insert(key.into(), script.replace("@VERSION@", env!("CARGO_PKG_VERSION")).into());
+        rpm.insert((*key).into(), script.replace("@VERSION@", env!("CARGO_PKG_VERSION")).into());
     }
-    let requires =
-        [("systemd", ">= 239"), ("dbus", "*")].map(|(name, version)| (name.to_owned(), version.into()));
-    rpm.insert("requires".into(), Table::from_iter(requires).into());
-    rpm.insert("recommends".into(), Table::from_iter([("polkit".to_owned(), "*".into())]).into());
+    for (key, others) in [("requires", package.requires), ("recommends", package.recommends)] {
+        let others = others.iter().map(|(name, version)| ((*name).to_owned(), Value::from(*version)));
+        rpm.insert(key.into(), others.collect::<Table>().into());
+    }
     Ok(nested(["package", "metadata", "generate-rpm"], rpm))
+}
+
+/// Where a file of the .deb lies on distributions with .rpm.
+fn on_rpm(dest: &str) -> String {
+    // Debian's zsh looks in a folder of its own.
+    format!("/{}", dest.replace("usr/share/zsh/vendor-completions/", "usr/share/zsh/site-functions/"))
 }
 
 fn nested(names: [&str; 3], inner: Table) -> Table {
@@ -107,16 +165,40 @@ mod tests {
 
     #[test]
     fn the_rpm_holds_what_the_deb_holds_under_the_same_names() {
-        let manifest: Table = read(&workspace().join("daemon/Cargo.toml")).unwrap().parse().unwrap();
-        let description = description_of(&manifest).unwrap();
-        let rpm = &description["package"]["metadata"]["generate-rpm"];
-        let files: Vec<&str> =
-            rpm["assets"].as_array().unwrap().iter().map(|a| a["dest"].as_str().unwrap()).collect();
-        for asset in manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap() {
-            let dest = asset[1].as_str().unwrap();
-            assert!(dest.contains("lintian") || files.contains(&format!("/{dest}").as_str()), "{dest}");
+        for package in &PACKAGES {
+            let manifest = manifest(package.folder).unwrap();
+            let description = description_of(package, &manifest).unwrap();
+            let rpm = &description["package"]["metadata"]["generate-rpm"];
+            let assets = rpm["assets"].as_array().unwrap();
+            let files: Vec<&str> = assets.iter().map(|a| a["dest"].as_str().unwrap()).collect();
+            for asset in manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap() {
+                let dest = asset[1].as_str().unwrap();
+                assert!(dest.contains("lintian") || files.contains(&on_rpm(dest).as_str()), "{dest}");
+            }
+            // What is not built lies where it is said to.
+            for asset in assets {
+                let source = asset["source"].as_str().unwrap();
+                let there = workspace().join(source.split('*').next().unwrap_or(source)).exists();
+                assert!(source.starts_with("target/") || there, "{source}");
+            }
         }
-        let preun = rpm["pre_uninstall_script"].as_str().unwrap();
-        assert!(preun.contains("open-migrations"), "{preun}");
+    }
+
+    #[test]
+    fn the_rpm_of_the_daemon_is_not_removed_in_the_midst_of_a_migration() {
+        let [daemon, _] = &PACKAGES;
+        let description = description_of(daemon, &manifest("daemon").unwrap()).unwrap();
+        let preun = &description["package"]["metadata"]["generate-rpm"]["pre_uninstall_script"];
+        assert!(preun.as_str().unwrap().contains("open-migrations"), "{preun}");
+    }
+
+    #[test]
+    fn the_sdk_is_named_as_each_family_names_it() {
+        let [_, sdk] = &PACKAGES;
+        let description = description_of(sdk, &manifest("sdk").unwrap()).unwrap();
+        assert_eq!(
+            description["package"]["metadata"]["generate-rpm"]["name"].as_str(),
+            Some("connect-migrator-devel")
+        );
     }
 }
