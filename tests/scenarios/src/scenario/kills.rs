@@ -28,7 +28,7 @@ const NO_LIMIT: &str = "mkdir -p /run/systemd/system/connect-migrator@.service.d
 
 /// How long a migration may take whose daemon is killed some forty times: each time systemd waits a second, and the next start
 /// takes several in the emulated machine. The watcher kills no longer than that.
-const KILLED_DEADLINE: Duration = Duration::from_secs(900);
+const KILLED_DEADLINE: Duration = Duration::from_secs(1500);
 
 /// Starts the watcher that kills, in the background.
 fn kill(lab: &Lab, arguments: &str) -> Tried {
@@ -145,8 +145,7 @@ fn goes_on(lab: &Lab) -> Tried {
     let count = |what: &str| {
         lab.ask(&format!(
             "sqlite3 -readonly /var/lib/connect-migrator/prod/state.db \
-             \"select count(*) from event where body like '%\"event\":\"intent\"%' and body like '%\"step\":\"container\"%' \
-             and body like '%\"op\":\"{what}\"%'\""
+             \"select count(*) from event where body ->> 'event' = 'intent' and body ->> 'step' = 'container' and body ->> 'op' = '{what}'\""
         ))
     };
     let (made, probed) = (count("apply")?, count("probe")?);
