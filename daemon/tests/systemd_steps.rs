@@ -117,7 +117,7 @@ async fn the_plan_says_what_will_be_stopped_and_masked() {
     let changes = stop::plan(&scene.machine.ground(), &scene.config, &scene.cx(Op::Plan)).await.unwrap();
     assert_eq!(
         changes.iter().map(|change| change.when).collect::<Vec<_>>(),
-        [Op::Prepare, Op::Apply, Op::Apply]
+        [Op::Prepare, Op::Apply, Op::Apply, Op::Rollback]
     );
     assert!(changes[1].what.contains("active (running) with 2 processes"), "{}", changes[1].what);
     assert!(changes[2].what.contains("/dev/null"), "{}", changes[2].what);
@@ -269,7 +269,11 @@ async fn start_enables_and_starts_and_its_way_back_undoes_both() {
     let (ground, config) = (scene.machine.ground(), starting(OTHER));
     let findings = start::check(&ground, &config, &scene.cx(Op::Check)).await.unwrap();
     assert_eq!(keys(&findings, Severity::Ok), ["unit-can-start"]);
-    assert_eq!(start::plan(&ground, &config).await.unwrap().len(), 2);
+    let planned = start::plan(&ground, &config).await.unwrap();
+    assert_eq!(
+        planned.iter().map(|change| change.when).collect::<Vec<_>>(),
+        [Op::Apply, Op::Apply, Op::Rollback]
+    );
     assert_eq!(start::apply(&ground, &config, &scene.cx(Op::Apply)).await.unwrap().done, Done::Changed);
     assert!(matches!(start::verify(&ground, &config).await.unwrap(), Verdict::Holds { .. }));
     let again = start::apply(&ground, &config, &scene.cx(Op::Apply)).await.unwrap();

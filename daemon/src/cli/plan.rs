@@ -6,7 +6,7 @@ use crate::engine::Plan;
 use crate::instance::Instance;
 use crate::report::Report;
 use crate::service::StepsRunAs;
-use crate::state::CallResult;
+use crate::state::{CallResult, Place};
 use connect_migrator_sdk::{Change, Op};
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -20,7 +20,7 @@ pub struct StepPlan {
     pub step: String,
     /// `plugin` or `plugin/step`.
     pub uses: String,
-    /// In the order in which they happen.
+    /// In the order in which they happen; those of `rollback` say how the step is undone.
     pub changes: Vec<Change>,
     /// Why it could not be told.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,6 +28,12 @@ pub struct StepPlan {
     /// How long its calls in the window took in the last migration of this instance; `None` when that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_seconds: Option<f64>,
+}
+
+impl StepPlan {
+    fn changes_something(&self) -> bool {
+        self.changes.iter().any(|change| change.when != Op::Rollback)
+    }
 }
 
 /// Prints what each step would change, in the order of the run.
@@ -103,12 +109,74 @@ fn text(plan: &Plan, plans: &[StepPlan], estimate: &WindowEstimate) -> String {
             }
         }
     }
-    let quiet = |plan: &&StepPlan| plan.changes.is_empty() && plan.error.is_none();
+    way_back(&mut out, &plan.program, plans);
+    let quiet = |plan: &&StepPlan| !plan.changes_something() && plan.error.is_none();
     let stays: Vec<&str> = plans.iter().filter(quiet).map(|plan| plan.step.as_str()).collect();
     if !stays.is_empty() {
         let _ = writeln!(out, "\nNothing to change for: {}", stays.join(", "));
     }
     let _ = writeln!(out, "\n{estimate}");
-    let _ = writeln!(out, "\nEvery step can be undone until commit. Nothing was changed.");
+    let _ = writeln!(out, "\nNothing was changed.");
     out
+}
+
+/// Per step how it is undone, in the order in which rollback does it.
+fn way_back(out: &mut String, program: &[Place], plans: &[StepPlan]) {
+    let mut order: Vec<usize> =
+        program.iter().filter(|place| place.op == Op::Apply).map(|place| place.step).collect();
+    order.reverse();
+    let changed =
+        order.into_iter().filter_map(|step| plans.get(step)).filter(|step| step.changes_something());
+    for (number, step) in changed.enumerate() {
+        if number == 0 {
+            let _ = writeln!(out, "\nRollback, at any time before commit, undoes in this order");
+        }
+        let mut told = step.changes.iter().filter(|change| change.when == Op::Rollback).peekable();
+        if told.peek().is_none() {
+            let _ = writeln!(
+                out,
+                "  {}. {}: what it wrote down before it changed anything; it does not say more",
+                number + 1,
+                step.step
+            );
+        }
+        for change in told {
+            let _ = writeln!(out, "  {}. {}: {}", number + 1, step.step, shown(&change.what));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Phase;
+
+    fn step(name: &str, changes: &[(Op, &str)]) -> StepPlan {
+        StepPlan {
+            step: name.to_owned(),
+            uses: "a/b".to_owned(),
+            changes: changes.iter().map(|(op, what)| Change::new(*op, *what)).collect(),
+            error: None,
+            window_seconds: None,
+        }
+    }
+
+    #[test]
+    fn what_is_undone_is_told_the_last_applied_first_and_nothing_for_a_step_that_changes_nothing() {
+        let plans = [
+            step("stop", &[(Op::Apply, "mask"), (Op::Rollback, "unmask and start")]),
+            step("pool", &[(Op::Apply, "drain")]),
+            step("start", &[]),
+            step("builds", &[(Op::Rollback, "nothing")]),
+        ];
+        let program: Vec<Place> =
+            (0..plans.len()).map(|step| Place { step, op: Op::Apply, phase: Phase::Apply }).collect();
+        let mut out = String::new();
+        way_back(&mut out, &program, &plans);
+        insta::assert_snapshot!(out, @r"
+        Rollback, at any time before commit, undoes in this order
+          1. pool: what it wrote down before it changed anything; it does not say more
+          2. stop: unmask and start
+        ");
+    }
 }

@@ -145,6 +145,12 @@ impl Step for ClearCaches {
         }
         let caches = config.connection().open(cx).await?.caches().await.map_err(listing)?;
         changes.push(Change::new(Op::Apply, format!("delete {}", named(&caches))));
+        let back = if config.keep {
+            "put the kept runtime caches back"
+        } else {
+            "delete the runtime caches built meanwhile; those deleted are not kept (`keep = false`), the source builds them anew"
+        };
+        changes.push(Change::new(Op::Rollback, back));
         Ok(changes)
     }
 

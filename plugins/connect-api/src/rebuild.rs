@@ -89,7 +89,10 @@ impl Step for Rebuild {
             "build {build} content items, {} at once, most recently deployed first; {skip} have nothing to build",
             config.parallelism
         );
-        Ok(vec![Change::new(Op::Apply, text)])
+        Ok(vec![
+            Change::new(Op::Apply, text),
+            Change::new(Op::Rollback, "nothing: builds change nothing but the runtime caches"),
+        ])
     }
 
     async fn apply(config: &Self::Config, cx: &Context) -> Result<Outcome, StepError> {

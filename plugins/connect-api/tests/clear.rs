@@ -423,9 +423,10 @@ async fn without_copies_rollback_says_so_and_deletes_what_the_new_server_built()
 async fn the_plan_says_what_is_kept_and_deleted() {
     let scene = Scene::new().await;
     let plan = ClearCaches::plan(&scene.settings, &scene.cx(Op::Plan)).await.unwrap();
-    assert_eq!(plan.len(), 2);
+    assert_eq!(plan.len(), 3);
     assert!(plan[0].what.contains(HIDDEN), "{plan:?}");
     assert_eq!(plan[1].what, "delete 2 runtime caches: R 4.3.0 (Local), Python 3.11.2 (Local)");
+    assert_eq!((plan[2].when, plan[2].what.as_str()), (Op::Rollback, "put the kept runtime caches back"));
 }
 
 #[tokio::test]

@@ -188,6 +188,19 @@ pub fn mount(bind: &Bind) -> Change {
     Change::new(Op::Prepare, what)
 }
 
+/// How the step is undone.
+#[must_use]
+pub fn way_back(subject: &Subject<'_>) -> Change {
+    Change::new(
+        Op::Rollback,
+        format!(
+            "stop the container {} so that Connect itself ends, see that no process of it is left, remove it and what was written \
+             for it; the image stays for the next try",
+            subject.names.container
+        ),
+    )
+}
+
 fn in_words(change: &ConfigChange) -> String {
     let ConfigChange { setting, before, after, why } = change;
     match (before, after) {

@@ -48,5 +48,6 @@ pub async fn plan(subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
             subject.address()
         ),
     ));
+    all.push(plan::way_back(subject));
     Ok(all)
 }

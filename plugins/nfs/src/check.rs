@@ -372,5 +372,12 @@ pub fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
         )
         .fact(SourceEdits::key(&cx.invocation().step), &stage::edits(&folders.mount)),
     );
+    changes.push(Change::new(
+        Op::Rollback,
+        format!(
+            "set the data directory back to {source}, with what users changed since they were sent to the new server copied back \
+             there and what that replaces kept aside; {mount} is unmounted if this step mounted it, and what was copied stays there"
+        ),
+    ));
     Ok(changes)
 }

@@ -57,5 +57,6 @@ pub async fn plan<S: Units>(ground: &Ground<S>, subject: &Subject<'_>) -> Result
             subject.address()
         ),
     ));
+    all.push(plan::way_back(subject));
     Ok(all)
 }

@@ -49,6 +49,14 @@ impl<S: Service> Route<'_, S> {
                 ),
             )
             .with_diff(diff(Some(&value.file), &value.file, &old, &with(upstream))),
+            Change::new(
+                Op::Rollback,
+                format!(
+                    "put back {} as it was, byte for byte (what somebody else changed in it meanwhile stays), remove {}, reload {unit}",
+                    value.file.display(),
+                    path.display()
+                ),
+            ),
             Change::new(Op::Finalize, format!("remove {}, reload {unit}", path.display())),
         ])
     }

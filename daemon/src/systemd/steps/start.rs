@@ -143,6 +143,9 @@ pub async fn plan(ground: &Ground, config: &StartConfig) -> Result<Vec<Change>, 
     if !status.is_active() {
         changes.push(Change::new(Op::Apply, format!("start {unit}, now {}", status.state_text())));
     }
+    if !changes.is_empty() {
+        changes.push(Change::new(Op::Rollback, format!("stop and disable {unit} again, as far as it was")));
+    }
     Ok(changes)
 }
 

@@ -60,7 +60,7 @@ async fn plan_shows_both_changes_of_the_site_and_the_new_file() {
     let before = snapshot(&machine.etc());
     let plan = machine.call(Op::Plan).route().plan().await.unwrap();
     let whens: Vec<Op> = plan.iter().map(|change| change.when).collect();
-    assert_eq!(whens, [Op::Prepare, Op::EnterWindow, Op::Apply, Op::Finalize]);
+    assert_eq!(whens, [Op::Prepare, Op::EnterWindow, Op::Apply, Op::Rollback, Op::Finalize]);
     let diff = plan[2].diff.as_deref().unwrap();
     let changed: Vec<&str> = diff
         .lines()

@@ -216,6 +216,10 @@ pub async fn plan(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<
             ),
         ),
         Change::new(Op::Apply, format!("mask {unit}: link /etc/systemd/system/{unit} to /dev/null")),
+        Change::new(
+            Op::Rollback,
+            format!("see that no other Connect runs, unmask and start {unit}, wait until it answers"),
+        ),
     ])
 }
 
