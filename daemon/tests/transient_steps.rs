@@ -97,7 +97,7 @@ const NUMBER: u64 = 17;
 const UNIT: &str = "connect-migrator-step-prod.17.service";
 
 fn called(misdeed: Misdeed, folder: &Path) -> Called {
-    Called { number: Some(NUMBER), invocation: apply(misdeed, folder), timeout: TIMEOUT, next: None }
+    Called { number: Some(NUMBER), invocation: apply(misdeed, folder), timeout: TIMEOUT, next: Vec::new() }
 }
 
 /// What the daemon that is killed is told.

@@ -60,7 +60,7 @@ pub(super) async fn survey(instance: &Instance, op: Op, steps: StepsRunAs) -> Re
             undo: Vec::new(),
         };
         let taker = NoteTaker::reading(step, Arc::new(Terminal), Arc::new(StoredSecrets));
-        let call = Called { number: None, invocation, timeout: plan.timeout(op), next: None };
+        let call = Called { number: None, invocation, timeout: plan.timeout(op), next: Vec::new() };
         let made = caller.call(step, call, Arc::new(taker), CancellationToken::new());
         let result = match made.await {
             Ok(answer) => {

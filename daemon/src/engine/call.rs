@@ -19,9 +19,9 @@ pub struct Called {
     pub invocation: Invocation,
     /// How long it may still take.
     pub timeout: std::time::Duration,
-    /// The call that comes next if all goes well, while users may be waiting: its process may be started meanwhile. What steps find out
-    /// until then is not in it.
-    pub next: Option<Box<NextCall>>,
+    /// The calls that come next if all goes well, until users are served again: their processes may be started meanwhile. What steps
+    /// find out until then is not in them.
+    pub next: Vec<NextCall>,
 }
 
 /// See [`next`](field@Called::next).

@@ -5,8 +5,8 @@ use super::decide::{Next, broken, next};
 use super::plan::Plan;
 use super::window::windows;
 use crate::runbook::Then;
-use crate::state::{CallResult, Cause, End, Event, Failure, Phase, Stop, Store, StoreError, View};
-use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress};
+use crate::state::{CallResult, Cause, End, Event, Failure, Phase, Place, Stop, Store, StoreError, View};
+use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress, Role};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -319,7 +319,7 @@ impl Engine {
         let listener = self.listener(&step, op, number);
         let cancel = CancellationToken::new();
         let caller = Arc::clone(&self.caller);
-        let next = self.next_if_all_goes_well(place, op, number).map(Box::new);
+        let next = self.next_if_all_goes_well(place, op, number);
         let call = Called { number: Some(number), invocation, timeout: self.plan.timeout(op), next };
         let made = caller.call(&step, call, listener, cancel.clone());
         let result = self.attend(made, op, &cancel, commands).await;
@@ -347,17 +347,29 @@ impl Engine {
         }
     }
 
-    /// The call that follows this one while users may be waiting.
-    fn next_if_all_goes_well(&self, place: usize, op: Op, number: u64) -> Option<NextCall> {
-        self.plan.program.get(place).filter(|at| at.op == op && at.phase == Phase::Apply)?;
-        let next = self.plan.program.get(place + 1).filter(|next| next.phase == Phase::Apply)?;
-        let step = self.plan.steps.get(next.step)?;
-        let invocation = self.invocation(step, next.op);
-        // Its sandbox is made with this folder in it.
-        std::fs::create_dir_all(&invocation.state_dir).ok()?;
-        let timeout = self.plan.timeout(next.op);
-        let call = Called { number: Some(number + 1), invocation, timeout, next: None };
-        Some(NextCall { step: step.clone(), call })
+    /// The calls that follow this one until users are served again.
+    fn next_if_all_goes_well(&self, place: usize, op: Op, number: u64) -> Vec<NextCall> {
+        if self.plan.program.get(place).is_none_or(|at| at.op != op || at.phase != Phase::Apply) {
+            return Vec::new();
+        }
+        let role = |at: &Place| self.plan.steps.get(at.step).map(|step| step.info.role);
+        let serves = |at: &Place| at.op == Op::Apply && role(at) == Some(Role::Routes);
+        let rest = self.plan.program.get(place + 1..).unwrap_or_default();
+        let window = rest.iter().take_while(|at| at.phase == Phase::Apply);
+        let served = rest.iter().position(serves).map_or(rest.len(), |last| last + 1);
+        let mut calls = Vec::new();
+        for (at, number) in window.take(served).zip(number + 1..) {
+            let Some(step) = self.plan.steps.get(at.step) else { break };
+            let invocation = self.invocation(step, at.op);
+            // Its sandbox is made with this folder in it.
+            if std::fs::create_dir_all(&invocation.state_dir).is_err() {
+                break;
+            }
+            let timeout = self.plan.timeout(at.op);
+            let call = Called { number: Some(number), invocation, timeout, next: Vec::new() };
+            calls.push(NextCall { step: step.clone(), call });
+        }
+        calls
     }
 
     /// Writes down how a call ended.
@@ -398,7 +410,7 @@ impl Engine {
         };
         let ran = self.clock.now().duration_since(record.started).unsigned_abs();
         let timeout = self.plan.timeout(record.op).saturating_sub(ran);
-        let call = Called { number: Some(record.number), invocation, timeout, next: None };
+        let call = Called { number: Some(record.number), invocation, timeout, next: Vec::new() };
         let cancel = CancellationToken::new();
         // What an operator decided while no daemon ran, as if the daemon had been asked.
         if back && record.op == Op::Prepare {
@@ -524,7 +536,7 @@ impl Engine {
             let cancel = CancellationToken::new();
             let caller = Arc::clone(&self.caller);
             let timeout = self.plan.timeout(Op::Verify);
-            let call = Called { number: None, invocation, timeout, next: None };
+            let call = Called { number: None, invocation, timeout, next: Vec::new() };
             let made = caller.call(&step, call, Arc::new(taker), cancel.clone());
             let result = self.attend(made, Op::Verify, &cancel, commands).await;
             if self.park || self.rollback {

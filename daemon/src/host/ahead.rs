@@ -1,31 +1,43 @@
-//! The step host of the next call, started while the call before it still runs: users need not wait for it in the window.
+//! The step hosts of the calls to come, started while the calls before them still run: users need not wait for them in the window.
 //!
-//! It has nothing to do until it is told its call. Whatever keeps it from being of use (another call comes, it has ended meanwhile, it has
-//! waited for too long) costs a start, and nothing else.
+//! They have nothing to do until they are told their call. Whatever keeps one from being of use (another call comes, it has ended
+//! meanwhile, it has waited for too long) costs a start, and nothing else.
 
 use super::{HostLimits, Launcher, NotLaunched, Running, Start, Trust};
-use futures_util::future::BoxFuture;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use futures_util::future::{BoxFuture, join_all};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// A step host that has waited for longer is not used. Its own lifetime is longer by this.
 const WAITS_AT_MOST: Duration = Duration::from_secs(300);
 
-/// Starts step hosts through another launcher, and one ahead of its call.
+/// Starts step hosts through another launcher, and some ahead of their calls.
 #[derive(Clone)]
 pub struct AheadLauncher {
     launcher: Arc<dyn Launcher>,
-    waiting: Arc<Mutex<Option<Waiting>>>,
+    /// In the order of their calls.
+    waiting: Arc<Mutex<VecDeque<Waiting>>>,
     /// What is started ahead once this one has started another.
-    next: Option<Start>,
+    next: Vec<Start>,
     waits_at_most: Duration,
 }
 
+/// A step host that waits for its call, or will: it is locked until it was started.
+#[derive(Clone)]
 struct Waiting {
     start: Start,
-    since: Instant,
-    running: Running,
+    process: Arc<AsyncMutex<Process>>,
+}
+
+#[derive(Default)]
+enum Process {
+    #[default]
+    NotYet,
+    Waits(Running),
+    /// It is used, or of no use.
+    Gone,
 }
 
 impl std::fmt::Debug for AheadLauncher {
@@ -38,32 +50,64 @@ impl AheadLauncher {
     /// Starts them through `launcher`.
     #[must_use]
     pub fn new(launcher: Arc<dyn Launcher>) -> Self {
-        AheadLauncher { launcher, waiting: Arc::default(), next: None, waits_at_most: WAITS_AT_MOST }
+        AheadLauncher { launcher, waiting: Arc::default(), next: Vec::new(), waits_at_most: WAITS_AT_MOST }
     }
 
-    /// The same, and after the step host of the very next call it starts that of the call expected thereafter.
+    /// The same, and after the step host of the very next call it starts those of the calls expected thereafter.
     #[must_use]
-    pub fn expecting(&self, next: Option<Start>) -> Self {
+    pub fn expecting(&self, next: Vec<Start>) -> Self {
         AheadLauncher { next, ..self.clone() }
     }
 
-    /// Returns at once; the call that it is for waits until it is there.
-    fn start_ahead(&self, mut start: Start) {
-        // Taken here, so that the call cannot come before. While somebody else holds it there is nothing to expect.
-        let Ok(mut waiting) = Arc::clone(&self.waiting).try_lock_owned() else { return };
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one after the other those that are expected and do not wait yet. Returns at once; the call that one is for waits until
+    /// it is there.
+    fn start_ahead(&self) {
+        let mut wanted = Vec::new();
+        {
+            let mut waiting = self.waiting();
+            for next in &self.next {
+                if waiting.iter().any(|waiting| waiting.start == *next) {
+                    continue;
+                }
+                let process = Arc::new(AsyncMutex::new(Process::NotYet));
+                // Nobody else has seen it yet.
+                let Ok(place) = Arc::clone(&process).try_lock_owned() else { continue };
+                waiting.push_back(Waiting { start: next.clone(), process: Arc::clone(&process) });
+                wanted.push((next.clone(), place));
+            }
+        }
         let ahead = self.clone();
         tokio::spawn(async move {
-            start.lifetime += ahead.waits_at_most;
-            // Why it fails is told when the call itself is made.
-            let Ok(running) = ahead.launcher.launch(&start).await else { return };
-            let since = Instant::now();
-            *waiting = Some(Waiting { start, since, running });
-            drop(waiting);
+            for (start, place) in wanted {
+                ahead.start_one(start, place).await;
+            }
+        });
+    }
+
+    async fn start_one(&self, start: Start, mut place: OwnedMutexGuard<Process>) {
+        let process = Arc::clone(OwnedMutexGuard::mutex(&place));
+        let this = move |waiting: &Waiting| Arc::ptr_eq(&waiting.process, &process);
+        if !self.waiting().iter().any(&this) {
+            return; // the calls have gone another way
+        }
+        let longer = Start { lifetime: start.lifetime + self.waits_at_most, ..start };
+        // Why it fails is told when the call itself is made.
+        let Ok(running) = self.launcher.launch(&longer).await else { return };
+        *place = Process::Waits(running);
+        drop(place);
+        let ahead = self.clone();
+        tokio::spawn(async move {
             tokio::time::sleep(ahead.waits_at_most).await;
-            let mut waiting = ahead.waiting.lock().await;
-            if waiting.as_ref().is_some_and(|waiting| waiting.since == since)
-                && let Some(unused) = waiting.take()
-            {
+            let unused = {
+                let mut waiting = ahead.waiting();
+                let place = waiting.iter().position(this);
+                place.and_then(|place| waiting.remove(place))
+            };
+            if let Some(unused) = unused {
                 ahead.end(unused).await;
             }
         });
@@ -71,27 +115,49 @@ impl AheadLauncher {
 
     async fn start(&self, start: &Start) -> Result<Running, NotLaunched> {
         let running = self.take_or_launch(start).await?;
-        if let Some(next) = &self.next {
-            self.start_ahead(next.clone());
-        }
+        self.start_ahead();
         Ok(running)
     }
 
     async fn take_or_launch(&self, start: &Start) -> Result<Running, NotLaunched> {
-        let waiting = self.waiting.lock().await.take();
-        if let Some(mut waiting) = waiting {
-            let fits = Start { lifetime: start.lifetime, ..waiting.start.clone() } == *start;
-            if fits && waiting.running.process.ended(Duration::ZERO).await.is_none() {
-                return Ok(waiting.running);
+        let (passed, mine) = {
+            let mut waiting = self.waiting();
+            match waiting.iter().position(|waiting| waiting.start == *start) {
+                Some(place) => (waiting.drain(..place).collect::<Vec<_>>(), waiting.pop_front()),
+                None => (waiting.drain(..).collect(), None),
             }
-            // A unit of the same name must be gone before it is started anew.
-            self.end(waiting).await;
+        };
+        // A unit of the same name must be gone before it is started anew.
+        join_all(passed.into_iter().map(|other| self.end(other))).await;
+        if let Some(mine) = mine
+            && let Process::Waits(mut running) = mine.take().await
+        {
+            if running.process.ended(Duration::ZERO).await.is_none() {
+                return Ok(running);
+            }
+            self.finish(running).await;
         }
         self.launcher.launch(start).await
     }
 
-    async fn end(&self, mut waiting: Waiting) {
-        waiting.running.process.finish(self.launcher.limits().exit_grace).await;
+    async fn end(&self, waiting: Waiting) {
+        if let Process::Waits(running) = waiting.take().await {
+            self.finish(running).await;
+        }
+    }
+
+    async fn finish(&self, running: Running) {
+        let Running { socket, mut process, .. } = running;
+        // It ends by itself when nobody can call it any more.
+        drop(socket);
+        process.finish(self.launcher.limits().exit_grace).await;
+    }
+}
+
+impl Waiting {
+    /// Once it was started, if it is being started.
+    async fn take(&self) -> Process {
+        std::mem::replace(&mut *self.process.lock().await, Process::Gone)
     }
 }
 
@@ -113,15 +179,15 @@ impl Launcher for AheadLauncher {
 mod tests {
     use super::super::{PluginRef, StepProcess};
     use super::*;
-    use std::sync::Mutex as StdMutex;
+    use std::time::Instant;
     use tokio::net::UnixStream;
 
-    type Told = Arc<StdMutex<Vec<String>>>;
+    type Told = Arc<Mutex<Vec<String>>>;
 
     /// Starts nothing, and tells what it would.
     struct Telling(Told, HostLimits, Trust);
 
-    struct Process {
+    struct Idle {
         told: Told,
         what: String,
         ended: bool,
@@ -131,7 +197,7 @@ mod tests {
         fn launch<'a>(&'a self, start: &'a Start) -> BoxFuture<'a, Result<Running, NotLaunched>> {
             self.0.lock().unwrap().push(format!("start {}", start.what));
             let ended = start.what == "ends";
-            let process = Process { told: Arc::clone(&self.0), what: start.what.clone(), ended };
+            let process = Idle { told: Arc::clone(&self.0), what: start.what.clone(), ended };
             let (socket, _) = UnixStream::pair().unwrap();
             Box::pin(async move { Ok(Running { socket, outputs: Vec::new(), process: Box::new(process) }) })
         }
@@ -145,7 +211,7 @@ mod tests {
         }
     }
 
-    impl StepProcess for Process {
+    impl StepProcess for Idle {
         fn terminate(&mut self) {}
 
         fn kill(&mut self) {}
@@ -176,49 +242,63 @@ mod tests {
         AheadLauncher::new(Arc::new(Telling(Arc::clone(told), HostLimits::default(), Trust::default())))
     }
 
-    /// Makes calls, each with the one that is expected thereafter.
-    async fn calls(calls: &[(&str, Option<&str>)]) -> Vec<String> {
+    /// Makes calls, each with those that are expected thereafter.
+    async fn calls(calls: &[(&str, &[&str])]) -> Vec<String> {
         let told = Told::default();
-        let ahead =
-            AheadLauncher::new(Arc::new(Telling(Arc::clone(&told), HostLimits::default(), Trust::default())));
+        let ahead = ahead(&told);
         for (call, next) in calls {
-            let running = ahead.expecting(next.map(of)).launch(&of(call)).await.unwrap();
+            let next = next.iter().map(|what| of(what)).collect();
+            let running = ahead.expecting(next).launch(&of(call)).await.unwrap();
             told.lock().unwrap().push(format!("call {call}"));
-            // The call lasts until the next one's process is there.
-            drop(ahead.waiting.lock().await);
+            // The call lasts until the others' processes are there.
+            let others: Vec<Waiting> = ahead.waiting().iter().cloned().collect();
+            for other in others {
+                drop(other.process.lock().await);
+            }
             drop(running);
         }
         told.lock().unwrap().clone()
     }
 
     #[tokio::test]
-    async fn the_process_of_the_expected_call_is_there_before_the_call() {
-        let told = calls(&[("stop", Some("container")), ("container", None), ("route", None)]).await;
-        assert_eq!(
-            told,
-            ["start stop", "call stop", "start container", "call container", "start route", "call route"]
-        );
-    }
-
-    #[tokio::test]
-    async fn another_call_than_the_expected_one_gets_a_process_of_its_own_when_that_of_the_other_is_gone() {
-        let told = calls(&[("stop", Some("container")), ("rollback", None)]).await;
+    async fn the_processes_of_the_expected_calls_are_there_before_the_calls() {
+        let told = calls(&[
+            ("stop", &["container", "route"]),
+            ("container", &["route", "clear"]),
+            ("route", &["clear"]),
+        ])
+        .await;
         assert_eq!(
             told,
             [
                 "start stop",
                 "call stop",
                 "start container",
-                "end container",
-                "start rollback",
-                "call rollback"
+                "start route",
+                "call container",
+                "start clear",
+                "call route"
             ]
         );
     }
 
     #[tokio::test]
+    async fn another_call_than_the_expected_ones_gets_a_process_of_its_own_when_those_of_the_others_are_gone()
+    {
+        let told = calls(&[("stop", &["container", "route"]), ("rollback", &[])]).await;
+        assert_eq!(told[..4], ["start stop", "call stop", "start container", "start route"]);
+        assert_eq!(told[4..], ["end container", "end route", "start rollback", "call rollback"]);
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_call_is_left_out_ends_and_those_behind_it_are_used() {
+        let told = calls(&[("stop", &["container", "route"]), ("route", &[])]).await;
+        assert_eq!(told[2..], ["start container", "start route", "end container", "call route"]);
+    }
+
+    #[tokio::test]
     async fn a_process_that_has_ended_while_it_waited_is_replaced() {
-        let told = calls(&[("stop", Some("ends")), ("ends", None)]).await;
+        let told = calls(&[("stop", &["ends"]), ("ends", &[])]).await;
         assert_eq!(told, ["start stop", "call stop", "start ends", "end ends", "start ends", "call ends"]);
     }
 
@@ -226,12 +306,12 @@ mod tests {
     async fn a_process_that_nobody_uses_ends_after_a_while() {
         let told = Told::default();
         let ahead = AheadLauncher { waits_at_most: Duration::from_millis(1), ..ahead(&told) };
-        ahead.expecting(Some(of("container"))).launch(&of("stop")).await.unwrap();
+        ahead.expecting(vec![of("container")]).launch(&of("stop")).await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while told.lock().unwrap().last().is_none_or(|last| last != "end container") {
             assert!(Instant::now() < deadline, "{told:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(ahead.waiting.lock().await.is_none());
+        assert!(ahead.waiting().is_empty());
     }
 }

@@ -5,6 +5,7 @@ use crate::engine::{Plan, PlannedStep};
 use crate::host::{self, CallFailure, Launcher, PluginRef};
 use crate::runbook::{self, Diagnostics, Runbook};
 use connect_migrator_sdk::StepInfo;
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -75,19 +76,18 @@ pub async fn assemble(
 ) -> Result<Assembled, AssembleError> {
     let names: Vec<&str> = available.0.keys().map(String::as_str).collect();
     runbook::plugins_exist(&runbook, &names).map_err(AssembleError::Runbook)?;
+    let plugins: BTreeMap<String, PluginRef> = runbook
+        .steps
+        .iter()
+        .filter_map(|step| available.0.get_key_value(&step.uses.plugin))
+        .map(|(name, plugin)| (name.clone(), plugin.clone()))
+        .collect();
+    // Each in a process of its own, all at once: a start of the daemon waits for them.
+    let descriptions = join_all(plugins.values().map(|plugin| host::describe(launcher, plugin))).await;
     let mut described: BTreeMap<String, Vec<StepInfo>> = BTreeMap::new();
-    let mut plugins = BTreeMap::new();
-    for step in &runbook.steps {
-        let name = &step.uses.plugin;
-        let Some(plugin) = available.0.get(name) else { continue };
-        if described.contains_key(name) {
-            continue;
-        }
-        let description = host::describe(launcher, plugin)
-            .await
-            .map_err(|why| AssembleError::Plugin { plugin: name.clone(), why })?;
+    for (name, description) in plugins.keys().zip(descriptions) {
+        let description = description.map_err(|why| AssembleError::Plugin { plugin: name.clone(), why })?;
         described.insert(name.clone(), description.steps);
-        plugins.insert(name.clone(), plugin.clone());
     }
     let infos = runbook::resolve(&runbook, &described).map_err(AssembleError::Runbook)?;
     let order = runbook::order(&runbook, &infos).map_err(AssembleError::Runbook)?;

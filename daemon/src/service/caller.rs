@@ -73,13 +73,11 @@ impl HostCaller {
         listener: Arc<dyn Listener>,
         cancel: CancellationToken,
     ) -> Result<Value, CallFailure> {
-        let next = match call.next {
-            // Why it cannot be started is told when it is made.
-            Some(ref next) => self.request(&next.step, next.call.clone()).ok(),
-            None => None,
-        };
+        // Why one cannot be started is told when it is made.
+        let next = call.next.iter().map_while(|next| self.request(&next.step, next.call.clone()).ok());
+        let next = next.map(|next| next.start(self.launcher.limits())).collect();
         let request = self.request(step, call)?;
-        let launcher = self.launcher.expecting(next.map(|next| next.start(self.launcher.limits())));
+        let launcher = self.launcher.expecting(next);
         host::call(&launcher, request, listener, cancel).await
     }
 
