@@ -110,6 +110,20 @@ impl Plan {
         self.program.get(place).and_then(|place| self.steps.get(place.step))
     }
 
+    /// The calls that follow one of the window until users are served again; none for a call that users do not wait for.
+    #[must_use]
+    pub fn until_served(&self, place: usize) -> &[Place] {
+        let applies = |at: &Place| at.phase == Phase::Apply;
+        let role = |at: &Place| self.steps.get(at.step).map(|step| step.info.role);
+        let serves = |at: &Place| applies(at) && at.op == Op::Apply && role(at) == Some(Role::Routes);
+        // With no step that sends users anywhere, they are served when everything is applied.
+        let last = self.program.iter().position(serves).or_else(|| self.program.iter().rposition(applies));
+        if !self.program.get(place).is_some_and(applies) {
+            return &[];
+        }
+        last.and_then(|last| self.program.get(place + 1..=last)).unwrap_or_default()
+    }
+
     /// How long a call may take.
     #[must_use]
     pub fn timeout(&self, op: Op) -> Duration {

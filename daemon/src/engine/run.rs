@@ -5,8 +5,8 @@ use super::decide::{Next, broken, next};
 use super::plan::Plan;
 use super::window::windows;
 use crate::runbook::Then;
-use crate::state::{CallResult, Cause, End, Event, Failure, Phase, Place, Stop, Store, StoreError, View};
-use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress, Role};
+use crate::state::{CallResult, Cause, End, Event, Failure, Phase, Stop, Store, StoreError, View};
+use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -349,16 +349,11 @@ impl Engine {
 
     /// The calls that follow this one until users are served again.
     fn next_if_all_goes_well(&self, place: usize, op: Op, number: u64) -> Vec<NextCall> {
-        if self.plan.program.get(place).is_none_or(|at| at.op != op || at.phase != Phase::Apply) {
-            return Vec::new();
+        if self.plan.program.get(place).is_none_or(|at| at.op != op) {
+            return Vec::new(); // on the way back, or a round of the soak
         }
-        let role = |at: &Place| self.plan.steps.get(at.step).map(|step| step.info.role);
-        let serves = |at: &Place| at.op == Op::Apply && role(at) == Some(Role::Routes);
-        let rest = self.plan.program.get(place + 1..).unwrap_or_default();
-        let window = rest.iter().take_while(|at| at.phase == Phase::Apply);
-        let served = rest.iter().position(serves).map_or(rest.len(), |last| last + 1);
         let mut calls = Vec::new();
-        for (at, number) in window.take(served).zip(number + 1..) {
+        for (at, number) in self.plan.until_served(place).iter().zip(number + 1..) {
             let Some(step) = self.plan.steps.get(at.step) else { break };
             let invocation = self.invocation(step, at.op);
             // Its sandbox is made with this folder in it.

@@ -453,6 +453,26 @@ fn end_of(finish: &Finish) -> &End {
 }
 
 #[test]
+fn users_wait_until_the_route_is_applied_and_for_nothing_after_it() {
+    let mut plan = plan(std::path::Path::new("/nowhere"), &Script::default());
+    let told = |plan: &Plan, op: Op, step: usize| {
+        let place = plan.program.iter().position(|at| at.op == op && at.step == step).unwrap();
+        let calls = plan.until_served(place).iter().map(|at| format!("{} {}", at.op, plan.steps[at.step].id));
+        calls.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(
+        told(&plan, Op::Apply, 1),
+        "verify stop, apply storage, verify storage, apply container, verify container, apply caches, verify caches, apply route"
+    );
+    assert_eq!(told(&plan, Op::Apply, 3), "verify caches, apply route");
+    for (op, step) in [(Op::Check, 1), (Op::Prepare, 1), (Op::Apply, 4), (Op::Apply, 5), (Op::Finalize, 5)] {
+        assert_eq!(told(&plan, op, step), "", "{op} of step {step}");
+    }
+    plan.steps[4].info.role = Role::Other;
+    assert_eq!(told(&plan, Op::Apply, 4), "verify route, apply content, verify content");
+}
+
+#[test]
 fn killed_at_every_append_it_ends_as_an_undisturbed_run() {
     let lab = Lab::new();
     let (mut points, mut runs) = (0, 0);
