@@ -3,6 +3,7 @@
 mod documents;
 mod failure;
 mod packages;
+mod release;
 mod sbom;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,12 @@ enum What {
         #[arg(long, default_value = "target/packages")]
         out: PathBuf,
     },
+    /// All packages to give away, from programs built anew against an old glibc; installs the tools that it lacks below target/tools
+    Release {
+        /// Where to put them
+        #[arg(long, default_value = "target/packages/release")]
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,13 +56,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Tried {
     match &arguments.what {
-        What::Documents => {
-            let share = arguments.programs.join("share");
-            documents::write_all(&share)?;
-            failure::write(&share.join("connect-migrator.cdx.json"), sbom::text()?.as_bytes())
-        }
+        What::Documents => documents_below(&arguments.programs),
+        What::Release { out } => release::all(out),
         What::Rpm { tool, out } => packages::rpm(tool, &arguments.programs, out),
     }
+}
+
+/// What is made from the code, where the packages take it from.
+fn documents_below(programs: &Path) -> Tried {
+    let share = programs.join("share");
+    documents::write_all(&share)?;
+    failure::write(&share.join("connect-migrator.cdx.json"), sbom::text()?.as_bytes())
 }
 
 /// The root of the workspace.

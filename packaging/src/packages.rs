@@ -19,6 +19,9 @@ struct Package {
     recommends: &'static [(&'static str, &'static str)],
 }
 
+/// Where the description of the .deb finds what is built.
+const BUILT: &str = "target/release/";
+
 const PACKAGES: [Package; 2] = [
     Package {
         folder: "daemon",
@@ -43,7 +46,25 @@ const PACKAGES: [Package; 2] = [
     },
 ];
 
-/// Makes the .rpm of each package.
+/// What is built for them, in the folder of the built programs.
+pub fn programs() -> Tried<Vec<String>> {
+    let manifest = manifest("daemon")?;
+    let assets = deb(&manifest).and_then(|deb| deb.get("assets")?.as_array());
+    let assets = assets.ok_or_else(|| no_assets("daemon"))?.iter();
+    let sources = assets.filter_map(|asset| asset.get(0)?.as_str()?.strip_prefix(BUILT));
+    Ok(sources.filter(|source| !source.contains('/')).map(str::to_owned).collect())
+}
+
+/// The crates whose programs they hold.
+pub fn shipped() -> Tried<Vec<String>> {
+    let name = |program: String| match program.strip_prefix("lib").and_then(|name| name.strip_suffix(".so")) {
+        Some(name) => name.replace('_', "-"),
+        None => program,
+    };
+    Ok(programs()?.into_iter().map(name).collect())
+}
+
+/// Makes the .rpm of each package, from programs in a folder of the workspace.
 pub fn rpm(tool: &Path, programs: &Path, out: &Path) -> Tried {
     let out = workspace().join(out);
     std::fs::create_dir_all(&out).map_err(|error| Failure(format!("make {}: {error}", out.display())))?;
@@ -52,7 +73,7 @@ pub fn rpm(tool: &Path, programs: &Path, out: &Path) -> Tried {
 
 fn one_rpm(package: &Package, tool: &Path, programs: &Path, out: &Path) -> Tried {
     let folder = package.folder;
-    let text = toml::to_string(&description_of(package, &manifest(folder)?)?)
+    let text = toml::to_string(&description_of(package, &manifest(folder)?, programs)?)
         .map_err(|error| Failure(format!("write the description of the .rpm of {folder}: {error}")))?;
     let description = workspace().join(programs).join(format!("share/rpm-{folder}.toml"));
     write(&description, text.as_bytes())?;
@@ -84,7 +105,7 @@ fn manifest(folder: &str) -> Tried<Table> {
 }
 
 /// When the commit was made: what is built from it twice is the same twice.
-fn epoch() -> Tried<String> {
+pub fn epoch() -> Tried<String> {
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         return Ok(epoch);
     }
@@ -94,13 +115,9 @@ fn epoch() -> Tried<String> {
 }
 
 /// What cargo-generate-rpm reads, from `package.metadata.deb`.
-fn description_of(package: &Package, manifest: &Table) -> Tried<Table> {
-    let wrong = || Failure(format!("find package.metadata.deb.assets in {}/Cargo.toml", package.folder));
-    let deb = manifest
-        .get("package")
-        .and_then(|package| package.get("metadata")?.get("deb"))
-        .and_then(Value::as_table)
-        .ok_or_else(wrong)?;
+fn description_of(package: &Package, manifest: &Table, programs: &Path) -> Tried<Table> {
+    let wrong = || no_assets(package.folder);
+    let deb = deb(manifest).ok_or_else(wrong)?;
     let mut assets = Vec::new();
     for asset in deb.get("assets").and_then(Value::as_array).ok_or_else(wrong)? {
         let part = |place: usize| asset.get(place).and_then(Value::as_str);
@@ -110,10 +127,10 @@ fn description_of(package: &Package, manifest: &Table) -> Tried<Table> {
             continue;
         }
         // From the root of the workspace.
-        let source = match source.strip_prefix("../") {
-            Some(source) => source.to_owned(),
-            None if source.starts_with("target/") => source.to_owned(),
-            None => format!("{}/{source}", package.folder),
+        let source = match (source.strip_prefix("../"), source.strip_prefix(BUILT)) {
+            (Some(source), _) => source.to_owned(),
+            (_, Some(built)) => programs.join(built).display().to_string(),
+            _ => format!("{}/{source}", package.folder),
         };
         let mut file = Table::new();
         file.insert("source".into(), source.into());
@@ -146,6 +163,14 @@ fn description_of(package: &Package, manifest: &Table) -> Tried<Table> {
     Ok(nested(["package", "metadata", "generate-rpm"], rpm))
 }
 
+fn deb(manifest: &Table) -> Option<&Table> {
+    manifest.get("package")?.get("metadata")?.get("deb")?.as_table()
+}
+
+fn no_assets(folder: &str) -> Failure {
+    Failure(format!("find package.metadata.deb.assets in {folder}/Cargo.toml"))
+}
+
 /// Where a file of the .deb lies on distributions with .rpm.
 fn on_rpm(dest: &str) -> String {
     // Debian's zsh looks in a folder of its own.
@@ -167,7 +192,7 @@ mod tests {
     fn the_rpm_holds_what_the_deb_holds_under_the_same_names() {
         for package in &PACKAGES {
             let manifest = manifest(package.folder).unwrap();
-            let description = description_of(package, &manifest).unwrap();
+            let description = description_of(package, &manifest, Path::new(BUILT)).unwrap();
             let rpm = &description["package"]["metadata"]["generate-rpm"];
             let assets = rpm["assets"].as_array().unwrap();
             let files: Vec<&str> = assets.iter().map(|a| a["dest"].as_str().unwrap()).collect();
@@ -187,15 +212,22 @@ mod tests {
     #[test]
     fn the_rpm_of_the_daemon_is_not_removed_in_the_midst_of_a_migration() {
         let [daemon, _] = &PACKAGES;
-        let description = description_of(daemon, &manifest("daemon").unwrap()).unwrap();
+        let description = description_of(daemon, &manifest("daemon").unwrap(), Path::new(BUILT)).unwrap();
         let preun = &description["package"]["metadata"]["generate-rpm"]["pre_uninstall_script"];
         assert!(preun.as_str().unwrap().contains("open-migrations"), "{preun}");
     }
 
     #[test]
+    fn what_is_built_is_known_from_the_list_of_files() {
+        let shipped = shipped().unwrap();
+        assert!(shipped.contains(&"connect-migrator".to_owned()), "{shipped:?}");
+        assert!(shipped.contains(&"connect-migrator-route-nginx".to_owned()), "{shipped:?}");
+    }
+
+    #[test]
     fn the_sdk_is_named_as_each_family_names_it() {
         let [_, sdk] = &PACKAGES;
-        let description = description_of(sdk, &manifest("sdk").unwrap()).unwrap();
+        let description = description_of(sdk, &manifest("sdk").unwrap(), Path::new(BUILT)).unwrap();
         assert_eq!(
             description["package"]["metadata"]["generate-rpm"]["name"].as_str(),
             Some("connect-migrator-devel")
