@@ -8,6 +8,7 @@ mod kills;
 mod moves;
 mod operator;
 mod package;
+mod package_states;
 mod podman;
 mod prerequisites;
 mod relocation_faults;
@@ -112,6 +113,7 @@ pub fn all() -> Vec<Scenario> {
         bus::ALL,
         first_steps::ALL,
         package::ALL,
+        package_states::ALL,
         podman::ALL,
         moves::ALL,
         rollbacks::ALL,

@@ -9,7 +9,14 @@ pub(super) const ALL: &[Scenario] = &[
     one("of both families the right image is chosen, and a registry at fault is told by its fault", families),
     one_with_all("an image out of a file moves the server, and one with another digest is refused", archive),
     each_with_all("an image is built and scanned while the server serves, then moved to", built),
-    each_with_all("podman builds an image while the server serves, then it is moved to", built_by_podman),
+    each_with_all(
+        "podman builds an image of a bakery while the server serves, then it is moved to",
+        built_by_podman,
+    ),
+    one_with_all(
+        "the programs of an image without labels are asked what is in it, then it is moved to",
+        without_labels,
+    ),
 ];
 
 const FAMILIES: &str = include_str!("../guest/families.sh");
@@ -112,21 +119,36 @@ const OWN: &str = r#"mkdir /root/image && cd /root/image
         printf '#!/bin/sh\necho "looked at $1"\n' >/usr/local/bin/scanner && chmod 755 /usr/local/bin/scanner"#;
 
 /// Built by the step, looked at, and moved to.
-fn builds(lab: &Lab, runbook: Runbook) -> Tried {
-    lab.must(OWN)?;
+fn builds(lab: &Lab, made_of: &str, runbook: Runbook) -> Tried {
+    lab.must(made_of)?;
     lab.write_runbook(&runbook.container(r#", scan = ["/usr/local/bin/scanner", "{image}"]"#).text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_standing("committed")?;
     lab.assert_moved()
 }
 
-fn own() -> Runbook {
-    with(r#"{ containerfile = "/root/image/Containerfile", context = "/root/image" }"#.into())
-}
+/// The folders of a bakery, around the same Containerfile.
+const BAKERY: &str = r#"cd /root/image && mkdir -p connect/2026.03.1 && mv Containerfile connect/2026.03.1/Containerfile.ubuntu2404.std
+        cat >bakery.yaml <<'EOF'
+repository: {url: github.com/example/images, vendor: Example}
+images:
+  - name: connect
+    variants:
+      - {name: Standard, extension: std, tagDisplayName: std, primary: true}
+      - {name: Minimal, extension: min, tagDisplayName: min}
+    versions:
+      - name: 2026.03.1
+        os: [{name: Ubuntu 24.04, primary: true}]
+        dependencies: [{dependency: R, version: 4.5.2}, {dependency: python, version: 3.12.13}]
+EOF"#;
 
 fn built_by_podman(lab: &Lab) -> Tried {
     lab.must(super::podman::GROUND)?;
-    builds(lab, own().podman())?;
+    let recipe = r#"{ build = { bakery = "/root/image/bakery.yaml", version = "match-source", variant = "std", os = "ubuntu-24.04" } }"#;
+    builds(lab, &format!("{OWN}\n{BAKERY}"), with(recipe.into()).podman())?;
+    let label = lab
+        .must("podman inspect --format '{{index .Config.Labels \"co.posit.image.version\"}}' connect-prod")?;
+    ensure!(label.trim() == "2026.03.1", "the label of the version is {label}");
     lab.must("podman exec connect-prod cat /opt/note | grep -qx own")?;
     let report = lab.must("cat /var/lib/connect-migrator/prod/report.json")?;
     ensure!(report.contains("looked at "), "the report does not have the scan:\n{report}");
@@ -134,11 +156,43 @@ fn built_by_podman(lab: &Lab) -> Tried {
 }
 
 fn built(lab: &Lab) -> Tried {
-    builds(lab, own())?;
+    let recipe = r#"{ containerfile = "/root/image/Containerfile", context = "/root/image" }"#;
+    builds(lab, OWN, with(recipe.into()))?;
     lab.must("docker exec connect-prod cat /opt/note | grep -qx own")?;
     let pinned = lab.must("docker inspect --format '{{.Config.Image}}' connect-prod")?;
     ensure!(pinned.starts_with("sha256:"), "the container's image is {pinned}");
     let report = lab.must("cat /var/lib/connect-migrator/prod/report.json")?;
     ensure!(report.contains("looked at sha256:"), "the report does not have the scan:\n{report}");
     Ok(())
+}
+
+/// The image as an import makes it: the same files, and a tag that tells nothing.
+const SILENT: &str = r#"set -e
+theirs=127.0.0.1:5000/posit/connect:2026.03.1
+docker pull -q $theirs
+command=$(docker inspect --format '{{json .Config.Cmd}}' $theirs)
+entrypoint=$(docker inspect --format '{{json .Config.Entrypoint}}' $theirs)
+id=$(docker create $theirs)
+docker export $id | docker import --change "CMD $command" --change "ENTRYPOINT ${entrypoint/null/[]}" --change 'EXPOSE 3939' \
+        - 127.0.0.1:5000/own/connect:nightly
+docker rm $id
+docker push -q 127.0.0.1:5000/own/connect:nightly
+docker image prune -af >/dev/null"#;
+
+fn without_labels(lab: &Lab) -> Tried {
+    let reference = "127.0.0.1:5000/own/connect:nightly";
+    lab.must(SILENT)?;
+    // Before it is on this host nobody can tell.
+    let text = finding(lab, reference.to_owned(), "image-inside")?;
+    ensure!(text.contains("no labels"), "{text}");
+    lab.must(&format!("docker pull -q {reference}"))?;
+    let text = finding(lab, reference.to_owned(), "image")?;
+    ensure!(text.contains("its programs were asked"), "{text}");
+    let text = finding(lab, reference.to_owned(), "image-version")?;
+    ensure!(text.contains("has version 2026.03.1"), "{text}");
+    let left = lab.must("docker ps -aq")?;
+    ensure!(left.is_empty(), "the container that was asked is left: {left}");
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_standing("committed")?;
+    lab.assert_moved()
 }
