@@ -10,6 +10,11 @@ pub(super) const ALL: &[Scenario] = &[one(
     prerequisites,
 )];
 
+const HBA: &str = "runuser -u postgres -- psql -qAtc 'show hba_file'";
+/// PostgreSQL reads its configuration after it has answered.
+const RELOADED: &str = r#"sql() { runuser -u postgres -- psql -qAtc "$1"; }
+    before=$(sql 'select pg_conf_load_time()'); sql 'select pg_reload_conf()' >/dev/null
+    timeout 60 sh -c 'until [ "$(runuser -u postgres -- psql -qAtc "select pg_conf_load_time()")" != "$0" ]; do sleep 0.1; done' "$before""#;
 const GCFG: &str = "/etc/rstudio-connect/rstudio-connect.gcfg";
 
 /// A prerequisite and how it is broken.
@@ -90,6 +95,13 @@ fn all() -> Vec<Broken> {
                      timeout 60 sh -c 'until ss -ltn | grep -q 127.0.0.1:3940; do sleep 0.1; done'"
                     .into(),
             mends: "systemctl stop lab-port; systemctl reset-failed lab-port 2>/dev/null; true".into(),
+            runbook: Runbook::default(),
+        },
+        Broken {
+            what: "a database that does not let containers in",
+            key: "database-lets-in",
+            breaks: format!("cd /; cp -p $({HBA}) /root/lab/hba; sed -i /172.16.0.0/d $({HBA}); {RELOADED}"),
+            mends: format!("cd /; cat /root/lab/hba >$({HBA}); {RELOADED}"),
             runbook: Runbook::default(),
         },
         Broken {
