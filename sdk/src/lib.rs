@@ -67,6 +67,7 @@ pub mod needs;
 pub mod outcome;
 pub mod plugin;
 pub mod secret;
+pub mod span;
 pub mod step;
 pub mod testing;
 
@@ -78,6 +79,7 @@ pub use needs::Needs;
 pub use outcome::{Change, Done, Outcome, Probe, Undone, Verdict};
 pub use plugin::{Answer, Plugin, PluginDescription};
 pub use secret::{Secret, SecretRef};
+pub use span::Span;
 pub use step::{Op, Role, Step, StepInfo};
 
 /// What an author imports.

@@ -1,5 +1,6 @@
 use super::*;
 use serde_json::json;
+use std::time::Duration;
 
 fn read(value: serde_json::Value) -> Result<Settings, String> {
     serde_json::from_value(value).map_err(|error| error.to_string())
@@ -71,16 +72,6 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
     let error = read(json!({ "image": "a:1", "start-timeout": "soon" })).unwrap_err();
     assert!(error.contains("such as \"90s\""), "{error}");
     assert!(read(json!({ "image": "a:1", "publisch": "x" })).unwrap_err().contains("unknown field"));
-}
-
-#[test]
-fn lengths_of_time_are_read() {
-    for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1 h", 3600)] {
-        assert_eq!(Span::parse(text), Some(Span(seconds)), "{text}");
-    }
-    for text in ["", "0", "0s", "-1s", "5d", "99999999999999999999h"] {
-        assert_eq!(Span::parse(text), None, "{text}");
-    }
 }
 
 #[test]

@@ -243,7 +243,7 @@ async fn failing(behaviour: &str, version: &str, more: &[(&str, &str)]) -> (Stri
     let mut settings = rig.settings();
     for (key, value) in more {
         assert_eq!(*key, "start-timeout");
-        settings.start_timeout = connect_migrator_container::settings::Span(value.parse().unwrap());
+        settings.start_timeout = connect_migrator_sdk::Span(value.parse().unwrap());
     }
     let host = MemoryHost::new();
     let cx = rig.context(&host, Op::Apply);
@@ -381,7 +381,7 @@ async fn without_the_engine_nothing_of_the_container_keeps_running() {
     }
     // As if the engine had died in the window.
     settings.socket = Some("/nowhere/docker.sock".into());
-    settings.engine_timeout = connect_migrator_container::settings::Span(1);
+    settings.engine_timeout = connect_migrator_sdk::Span(1);
     let subject = Subject::new(&settings, &rig.world, &cx).unwrap();
     let started: Vec<undo::Undo> = records(&host)
         .into_iter()
