@@ -90,37 +90,34 @@ fn run_here(options: &Options, control: &Control<'_>) -> Result<Report, CopyErro
     raise_descriptor_limit();
     let (journal, manifest) = Journal::open(&options.manifest)?;
     let pass = begin(options, control, journal, manifest)?;
-    let ended = (Mutex::new(false), Condvar::new());
+    let (carried_out, over) = (Over::default(), Over::default());
     let done = std::thread::scope(|scope| {
+        // Apart from what makes it last: a target that does not answer keeps that waiting, and must be told.
         scope.spawn(|| {
+            over.every(PROGRESS_MILLIS, || {
+                let waits = pass.waiting_millis();
+                (control.on_progress)(&pass.counts.progress(control.total, started.elapsed(), waits));
+            });
+        });
+        let _told_to_the_last = Ends(&over);
+        let lasts = scope.spawn(|| {
             let mut batched = Instant::now();
-            let mut over = held(&ended.0);
-            while !*over {
-                let wait = Duration::from_millis(PROGRESS_MILLIS);
-                over = ended.1.wait_timeout(over, wait).unwrap_or_else(PoisonError::into_inner).0;
-                if *over {
-                    break;
-                }
-                drop(over);
-                (control.on_progress)(&pass.counts.progress(
-                    control.total,
-                    started.elapsed(),
-                    pass.waiting_millis(),
-                ));
+            carried_out.every(PROGRESS_MILLIS, || {
                 let much = pass.journal.waiting_bytes() > crate::manifest::BATCH_BYTES;
                 if much || batched.elapsed() > Duration::from_millis(BATCH_MILLIS) {
                     pass.batch();
                     batched = Instant::now();
                 }
-                over = held(&ended.0);
-            }
+            });
         });
-        let done = pass.phases();
-        *held(&ended.0) = true;
-        ended.1.notify_all();
+        let done = {
+            let _carried_out = Ends(&carried_out);
+            pass.phases()
+        };
+        let _ = lasts.join();
+        pass.batch();
         done
     });
-    pass.batch();
     done?;
     if let Some(error) = held(&pass.fatal).take() {
         return Err(error);
@@ -134,6 +131,33 @@ fn run_here(options: &Options, control: &Control<'_>) -> Result<Report, CopyErro
     drop(pass);
     Journal::compact(&options.manifest, report.entries)?;
     Ok(report)
+}
+
+/// Whether something is over, to be waited for.
+#[derive(Default)]
+struct Over(Mutex<bool>, Condvar);
+
+impl Over {
+    fn every(&self, millis: u64, mut each: impl FnMut()) {
+        loop {
+            let over = held(&self.0);
+            let waited = self.1.wait_timeout_while(over, Duration::from_millis(millis), |over| !*over);
+            if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+                return;
+            }
+            each();
+        }
+    }
+}
+
+/// Whatever way it ends.
+struct Ends<'a>(&'a Over);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        *held(&self.0.0) = true;
+        self.0.1.notify_all();
+    }
 }
 
 fn report(pass: &Pass<'_>, elapsed: Duration) -> Report {
