@@ -4,9 +4,11 @@
 set -euo pipefail
 export LC_ALL=C
 tree=/root/lab/tree mount=/mnt/round-trips
-mkdir -p $tree $mount
+mkdir -p $tree $mount /srv/round-trips
 /root/lab/grow-tree $tree 1500 >/dev/null
-mount -t nfs4 -o vers=4.2,hard,lookupcache=pos,noatime 127.0.0.1:/srv/nfs/connect $mount
+# The lab's export is small.
+exportfs -o rw,no_root_squash,no_subtree_check,fsid=2 127.0.0.1:/srv/round-trips
+mount -t nfs4 -o vers=4.2,hard,lookupcache=pos,noatime 127.0.0.1:/srv/round-trips $mount
 mkdir $mount/copy
 calls() { # of this mount: the first number of each operation
 	awk -v at=" mounted on $mount with " '/^device / { ours = index($0, at) } ours && /per-op statistics/ { counts = 1; next }

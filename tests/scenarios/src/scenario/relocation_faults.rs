@@ -195,8 +195,9 @@ fn after_traffic(lab: &Lab) -> Tried {
     lab.must(&format!(
         "set -e; cd {OLD_DATA}/apps/archive
          test \"$(cat written-by-users)\" = new; test \"$(cat 1/note-1)\" = changed; test ! -e 2/note-2; test ! -e 3
-         # What that replaced is kept.
-         cd {OLD_DATA}.before-rollback-*; find . -name note-2 | grep -q .; find . -path '*3/data' | grep -q ."
+         # What that replaced is kept, under numbers that a list explains.
+         cd {OLD_DATA}.before-rollback-*; grep -q '/3/data$' list
+         test \"$(cat $(grep '/2/note-2$' list | cut -f 1))\" = 'note 2 2'"
     ))?;
     let row = lab.ask("cd /; runuser -u postgres -- psql -qAtc \"select value from settings where name = 'lab.users'\" connect")?;
     ensure!(row == "worked here", "the row that users made is {row:?}");

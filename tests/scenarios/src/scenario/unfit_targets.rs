@@ -1,6 +1,6 @@
 //! A database or an export that is not fit to be moved to: named beforehand, with what to do about it, and nothing is touched.
 
-use super::prerequisites::{Broken, named};
+use super::prerequisites::{Broken, HBA, RELOADED, named};
 use super::{On, Scenario, local};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
@@ -57,14 +57,23 @@ fn all() -> Vec<Broken> {
         broken(
             "a server without TLS",
             "tls",
-            &format!(
-                "{PSQL} 'alter system set ssl = off'; {PSQL} 'select pg_reload_conf()' >/dev/null; sleep 1"
-            ),
-            &format!("{PSQL} 'alter system reset ssl'; {PSQL} 'select pg_reload_conf()' >/dev/null; sleep 1"),
+            &format!("{PSQL} 'alter system set ssl = off'; {RELOADED}"),
+            &format!("{PSQL} 'alter system reset ssl'; {RELOADED}"),
         ),
         named_so("a certificate of a stranger", "tls", &url("db.example.com/connect", "stranger")),
         named_so("a certificate for another name", "tls", &url("10.0.2.15/connect", "authority")),
-        named_so("a database that is not there", "database", &url("db.example.com/nowhere", "authority")),
+        Broken {
+            breaks: format!(
+                "cd /; cp -p $({HBA}) /root/lab/hba
+                 echo 'hostssl nowhere connect 10.0.2.0/24 scram-sha-256' >>$({HBA}); {RELOADED}"
+            ),
+            mends: format!("cd /; cat /root/lab/hba >$({HBA}); {RELOADED}"),
+            ..named_so(
+                "a database that is not there",
+                "database",
+                &url("db.example.com/nowhere", "authority"),
+            )
+        },
         named_so("nobody at that port", "reach", &url("db.example.com:5439/connect", "authority")),
         broken(
             "a user without rights",
