@@ -131,7 +131,7 @@ pub fn failed(tried: &str, error: &CopyError) -> StepError {
         CopyError::Cancelled => StepError::cancelled(tried),
         CopyError::Full { .. } => StepError::new(tried)
             .because(error)
-            .remedy("make room on the export, or let runtime caches be left out, and start again: what is there need not be copied anew"),
+            .remedy("make room on the export, or leave runtime caches out (`leave-out`), and start again: what is there need not be copied anew"),
         error => StepError::new(tried).because(error),
     }
 }
