@@ -3,7 +3,7 @@
 use super::*;
 use crate::host::{Listener, PluginRef};
 use crate::runbook::{OnFailure, Soak, Then, Timeouts};
-use crate::state::{End, Event, Failure, MemoryStore, Record, Store, StoreError};
+use crate::state::{End, Event, Failure, MemoryStore, Record, Store, StoreError, View};
 use connect_migrator_sdk::{
     Finding, Invocation, Op, Outcome, Probe, Role, Secret, Source, StepInfo, Undone, Verdict,
 };
@@ -450,6 +450,25 @@ fn end_of(finish: &Finish) -> &End {
         Finish::Closed(end) => end,
         other => panic!("not an end: {other:?}"),
     }
+}
+
+#[test]
+fn the_window_opens_when_users_are_sent_away_and_not_before() {
+    let plan = plan(std::path::Path::new("/nowhere"), &Script::default());
+    let mut events = vec![started(&plan)];
+    let mut windows_after = |op: Op, step: usize| {
+        let place = plan.program.iter().position(|at| at.op == op && at.step == step).unwrap();
+        let (call, step) = (place as u64, plan.steps[step].id.clone());
+        events.push(Event::Intent { call, place, step, op, of: None, attempt: 1 });
+        let at = Timestamp::UNIX_EPOCH;
+        let records = events.iter().cloned().zip(1..).map(|(event, seq)| Record { seq, at, event });
+        super::windows(&View::of(&records.collect::<Vec<_>>())).len()
+    };
+    for step in [0, 1, 2, 3, 5] {
+        assert_eq!(windows_after(Op::EnterWindow, step), 0);
+    }
+    assert_eq!(windows_after(Op::EnterWindow, 4), 1);
+    assert_eq!(windows_after(Op::Apply, 1), 1);
 }
 
 #[test]

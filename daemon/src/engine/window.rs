@@ -31,7 +31,7 @@ pub fn windows(view: &View) -> Vec<Span> {
     let outline = view.outline();
     let role_at = |place: usize| outline.role_at(place);
     let opens = |op: Op, place: usize| {
-        op == Op::EnterWindow || (op == Op::Apply && role_at(place) == Role::StopsSource)
+        matches!((op, role_at(place)), (Op::EnterWindow, Role::Routes) | (Op::Apply, Role::StopsSource))
     };
     let ends_with = if outline.steps.iter().any(|step| step.role == Role::Routes) {
         Role::Routes

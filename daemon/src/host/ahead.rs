@@ -8,7 +8,9 @@ use futures_util::future::{BoxFuture, join_all};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
 /// A step host that has waited for longer is not used. Its own lifetime is longer by this.
 const WAITS_AT_MOST: Duration = Duration::from_secs(300);
@@ -97,6 +99,7 @@ impl AheadLauncher {
         let longer = Start { lifetime: start.lifetime + self.waits_at_most, ..start };
         // Why it fails is told when the call itself is made.
         let Ok(running) = self.launcher.launch(&longer).await else { return };
+        self.has_begun(&running.socket).await;
         *place = Process::Waits(running);
         drop(place);
         let ahead = self.clone();
@@ -115,8 +118,17 @@ impl AheadLauncher {
 
     async fn start(&self, start: &Start) -> Result<Running, NotLaunched> {
         let running = self.take_or_launch(start).await?;
-        self.start_ahead();
+        if !self.next.is_empty() {
+            self.has_begun(&running.socket).await;
+            self.start_ahead();
+        }
         Ok(running)
+    }
+
+    /// Waits for its first word: a slow machine is not asked to start the next one at the same time.
+    async fn has_begun(&self, socket: &UnixStream) {
+        // Whether it says it in time is for the call to judge.
+        let _ = timeout(self.launcher.limits().hello, socket.readable()).await;
     }
 
     async fn take_or_launch(&self, start: &Start) -> Result<Running, NotLaunched> {
@@ -180,7 +192,6 @@ mod tests {
     use super::super::{PluginRef, StepProcess};
     use super::*;
     use std::time::Instant;
-    use tokio::net::UnixStream;
 
     type Told = Arc<Mutex<Vec<String>>>;
 

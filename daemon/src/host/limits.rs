@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Bounds of one call. The defaults suit any step; an engine may change them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostLimits {
-    /// From the start of the process to its first frame. Default 10 s.
+    /// From the start of the process to its first frame. Default 60 s: on a machine that is busy with a copy it takes its time.
     pub hello: Duration,
     /// From asking the call to end, because it was cancelled or its time is up, to SIGTERM. Default 30 s.
     pub cancel_grace: Duration,
@@ -41,7 +41,7 @@ impl HostLimits {
 impl Default for HostLimits {
     fn default() -> Self {
         HostLimits {
-            hello: Duration::from_secs(10),
+            hello: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(30),
             terminate_grace: Duration::from_secs(2),
             exit_grace: Duration::from_secs(5),
