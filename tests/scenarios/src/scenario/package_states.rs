@@ -53,6 +53,7 @@ fn in_each_state(lab: &Lab) -> Tried {
     lab.write_runbook(&stuck.text())?;
     lab.start_migration()?;
     lab.wait_standing("waiting")?;
+    lab.wait_for("the daemon to end", "! systemctl is-active -q connect-migrator@prod")?;
     is_handled(lab, "waiting", "98.0")?;
     lab.must("connect-migrator rollback prod --yes")?;
     lab.wait_standing("rolled-back")?;
