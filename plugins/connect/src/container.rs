@@ -8,8 +8,6 @@ mod files;
 mod logging;
 mod tools;
 
-pub use database::{DatabasePlace, database_places};
-
 use crate::gcfg::{Gcfg, SetError, name_of};
 use crate::installation::{Installation, Listen, variable};
 use crate::secrets;

@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use crate::world::{Subject, World};
-use crate::{check, check_engine, content, door};
+use crate::{check, check_engine, content};
 use connect_migrator_sdk::{Context, Finding, StepError};
 
 /// Every finding; a part that cannot be read does not keep the others back.
@@ -22,9 +22,6 @@ pub async fn check_all(config: &Settings, cx: &Context, world: &World) -> Result
     match &read {
         Ok(installation) => {
             found.extend(check::installation(&subject, installation));
-            if let Some(engine) = &engine.engine {
-                found.extend(door::check(&subject, engine, installation).await);
-            }
             found.extend(check::derivation(check::derive(&subject, installation, engine.image)));
         }
         Err(error) => found.push(check::unreadable(error)),

@@ -31,8 +31,6 @@ pub struct EngineFindings {
     pub reference: Option<String>,
     /// The container that holds the published port is our own.
     pub own_container_runs: bool,
-    /// The engine, if it answers.
-    pub engine: Option<Engine>,
 }
 
 /// The login for the registry, its password fetched.
@@ -68,7 +66,6 @@ pub async fn engine(subject: &Subject<'_>, cx: &Context, source: Option<Version>
     }
     all.found.extend(scan::check(subject));
     name(subject, &engine, &mut all).await;
-    all.engine = Some(engine);
     all
 }
 

@@ -10,15 +10,14 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    ImportImageOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    ImportImageOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::StepError;
 use futures_util::{Stream, StreamExt};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -221,15 +220,6 @@ impl Engine {
     pub async fn security_options(&self) -> Result<Vec<String>, EngineError> {
         let info = self.client.info().await.map_err(|error| self.failed("say how it is set up", error))?;
         Ok(info.security_options.unwrap_or_default())
-    }
-
-    /// The network of containers that ask for none: its addresses, and this host's among them. `None` when the engine does not tell.
-    pub async fn bridge(&self) -> Option<(String, IpAddr)> {
-        let network =
-            self.client.inspect_network(self.kind.bridge(), None::<InspectNetworkOptions>).await.ok()?;
-        let known = network.ipam?.config?.into_iter();
-        let mut known = known.filter_map(|part| Some((part.subnet?, part.gateway?.parse().ok()?)));
-        known.find(|(_, gateway): &(String, IpAddr)| gateway.is_ipv4())
     }
 
     /// A local image; `None` when it is not there.

@@ -21,15 +21,6 @@ impl Kind {
         }
     }
 
-    /// The network of containers that ask for none.
-    #[must_use]
-    pub fn bridge(self) -> &'static str {
-        match self {
-            Kind::Docker => "bridge",
-            Kind::Podman => "podman",
-        }
-    }
-
     /// Where the engine answers.
     #[must_use]
     pub fn socket(self) -> &'static Path {

@@ -7,7 +7,6 @@ pub mod check;
 pub mod check_all;
 pub mod check_engine;
 pub mod content;
-pub mod door;
 pub mod engine;
 pub mod files;
 pub mod health;

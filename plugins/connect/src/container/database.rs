@@ -1,12 +1,9 @@
 //! How the container reaches the database.
 
 use super::{Network, Work};
-use crate::installation::{DatabaseProvider, Installation, is_loopback};
+use crate::installation::{DatabaseProvider, is_loopback};
 use connect_migrator_sdk::Finding;
 use std::path::{Path, PathBuf};
-
-/// The settings that hold a URL.
-const URLS: [&str; 2] = ["URL", "InstrumentationURL"];
 
 impl Work<'_> {
     pub(super) fn database(&mut self) {
@@ -15,12 +12,12 @@ impl Work<'_> {
         }
         let names = self.host_names();
         let mut loopback = Vec::new();
-        for key in URLS {
+        for key in ["URL", "InstrumentationURL"] {
             let Some(url) = self.installation.setting("Postgres", key) else { continue };
             for (option, path) in certificates_of(&url) {
                 self.mount(Path::new(&path), true, format!("Postgres.{key} names it as {option}"));
             }
-            for (host, _) in DatabasePlace::of(String::new(), &url).hosts {
+            for host in hosts_of(&url) {
                 if host.starts_with('/') {
                     self.mount(
                         Path::new(&host),
@@ -68,75 +65,28 @@ impl Work<'_> {
     }
 }
 
-/// Where a `postgres://` URL leads, without its password.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatabasePlace {
-    /// The setting with the URL: `Postgres.URL`.
-    pub setting: String,
-    /// Hosts with their ports, in the order in which they are tried; a folder means a socket.
-    pub hosts: Vec<(String, u16)>,
-    /// Who logs in; empty when the URL does not say.
-    pub user: String,
-    /// The database; empty when the URL does not say.
-    pub database: String,
-    /// Never with TLS: `sslmode=disable`.
-    pub plain: bool,
-}
-
-impl DatabasePlace {
-    pub(super) fn of(setting: String, url: &str) -> Self {
-        let (rest, query) = url.split_once('?').unwrap_or((url, ""));
-        let option = |name: &str| {
-            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-            value.filter(|value| !value.is_empty()).map(percent_decoded)
-        };
-        let rest = rest.split_once("://").map_or(rest, |(_, rest)| rest);
-        // A password may hold `/` or `@` unescaped: the last `@` ends it.
-        let (login, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let named = |value: &str| (!value.is_empty()).then(|| percent_decoded(value));
-        let mut hosts: Vec<(String, Option<u16>)> = authority.split(',').map(host_and_port).collect();
-        if let Some(other) = option("host") {
-            hosts = other.split(',').map(|host| (host.to_owned(), None)).collect();
-        }
-        let port = option("port").and_then(|port| port.parse().ok()).unwrap_or(POSTGRES_PORT);
-        let hosts = hosts.into_iter().map(|(host, own)| (host, own.unwrap_or(port))).collect();
-        let user = login.split(':').next().unwrap_or_default();
-        DatabasePlace {
-            setting,
-            hosts,
-            user: option("user").or_else(|| named(user)).unwrap_or_default(),
-            database: option("dbname").or_else(|| named(path)).unwrap_or_default(),
-            plain: option("sslmode").as_deref() == Some("disable"),
+/// The hosts of a `postgres://` URL: several may be given, a folder means a socket, none means this machine.
+pub(super) fn hosts_of(url: &str) -> Vec<String> {
+    let (rest, query) = url.split_once('?').unwrap_or((url, ""));
+    for pair in query.split('&') {
+        if let Some(host) = pair.strip_prefix("host=")
+            && !host.is_empty()
+        {
+            return host.split(',').map(percent_decoded).collect();
         }
     }
-}
-
-/// Where PostgreSQL listens unless it is told otherwise.
-const POSTGRES_PORT: u16 = 5432;
-
-/// None means this machine.
-fn host_and_port(text: &str) -> (String, Option<u16>) {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, port)) => (host.to_owned(), port.strip_prefix(':')),
-        None => match text.split_once(':') {
-            Some((host, port)) => (percent_decoded(host), Some(port)),
-            None => (percent_decoded(text), None),
-        },
-    };
-    let host = if host.is_empty() { "localhost".to_owned() } else { host };
-    (host, port.and_then(|port| port.parse().ok()))
-}
-
-/// The databases that the installation names; none unless it uses PostgreSQL.
-#[must_use]
-pub fn database_places(installation: &Installation) -> Vec<DatabasePlace> {
-    if installation.database_provider != DatabaseProvider::Postgres {
-        return Vec::new();
-    }
-    let url = |key: &str| Some((format!("Postgres.{key}"), installation.setting("Postgres", key)?));
-    let urls = URLS.into_iter().filter_map(url);
-    urls.map(|(setting, url)| DatabasePlace::of(setting, &url)).collect()
+    let authority = rest.split_once("://").map_or(rest, |(_, rest)| rest);
+    // A password may hold `/` or `@` unescaped: the last `@` ends it.
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    let hosts = hosts.split('/').next().unwrap_or_default();
+    hosts
+        .split(',')
+        .map(|host| match host.strip_prefix('[').and_then(|h| h.split_once(']')) {
+            Some((address, _)) => address.to_owned(),
+            None => percent_decoded(host.split(':').next().unwrap_or_default()),
+        })
+        .map(|host| if host.is_empty() { "localhost".to_owned() } else { host })
+        .collect()
 }
 
 /// The files that a `postgres://` URL names for TLS, by their options.

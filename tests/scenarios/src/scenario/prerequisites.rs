@@ -99,13 +99,6 @@ fn all() -> Vec<Broken> {
             runbook: Runbook::default(),
         },
         Broken {
-            what: "a database that does not let containers in",
-            key: "database-lets-in",
-            breaks: format!("cd /; cp -p $({HBA}) /root/lab/hba; sed -i /172.16.0.0/d $({HBA}); {RELOADED}"),
-            mends: format!("cd /; cat /root/lab/hba >$({HBA}); {RELOADED}"),
-            runbook: Runbook::default(),
-        },
-        Broken {
             what: "proxy configuration already broken",
             key: "nginx-config-broken",
             breaks: "echo 'listen nowhere;' >/etc/nginx/conf.d/zz.conf".into(),
