@@ -298,14 +298,13 @@ impl Pass<'_> {
             let read_from = file_clock();
             let (from, seen) = match open_file(source, &entry.name, self.options.cross_mounts) {
                 Ok(opened) => opened,
-                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::XDEV) if to.is_none() => {
-                    return Ok(Made::Vanished);
+                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::XDEV) => {
+                    return self.vanished(open, as_name, to);
                 }
                 Err(errno) => return Err(broke("read", errno, to.is_some())),
             };
             if seen.kind() != Kind::File {
-                let vanished = to.is_none().then_some(Made::Vanished);
-                return vanished.ok_or(broke("read what was a file:", Errno::AGAIN, true));
+                return self.vanished(open, as_name, to);
             }
             let stamp = seen.stamp;
             let file = if let Some(file) = to.take() {
@@ -347,6 +346,16 @@ impl Pass<'_> {
             }
             return Ok(self.made(stamp, read_from));
         }
+    }
+
+    /// The source's file is gone, perhaps while it was copied: what was made of it goes, too.
+    fn vanished(&self, open: &Open, as_name: &CStr, made: Option<OwnedFd>) -> Result<Made, Broke> {
+        if made.is_some() {
+            self.target()
+                .and_then(|target| target.remove(&open.target, as_name))
+                .map_err(|errno| broke("remove what was made of", errno, true))?;
+        }
+        Ok(Made::Vanished)
     }
 
     fn finish_file(

@@ -246,6 +246,33 @@ fn a_file_that_never_stops_changing_is_told_and_settles_later() {
 }
 
 #[test]
+fn a_file_that_goes_away_while_it_is_copied_is_no_failure_and_leaves_nothing() {
+    let lab = Lab::new();
+    lab.write("stays", "content");
+    lab.write("goes", vec![7; 4 << 20]);
+    settle();
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while fs::metadata(lab.target.join("goes")).map_or(0, |made| made.len()) == 0 {
+                assert!(std::time::Instant::now() < deadline, "it is never copied");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            fs::remove_file(lab.source.join("goes")).unwrap();
+        });
+        let mut options = lab.options();
+        // Two seconds for the file: it goes away in their midst.
+        options.bytes_per_second = Some(2 << 20);
+        lab.try_pass(&options).unwrap()
+    });
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert!(!lab.target.join("goes").exists());
+    settle();
+    lab.pass();
+    lab.assert_same();
+}
+
+#[test]
 fn a_manifest_stays_small_however_many_passes() {
     let lab = Lab::new();
     let _disks = (Tmpfs::mount(&lab.source, "size=100m"), Tmpfs::mount(&lab.target, "size=100m"));
