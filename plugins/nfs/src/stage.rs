@@ -11,6 +11,7 @@ use connect_migrator_copy as copy;
 use connect_migrator_sdk::{Context, Outcome, StepError, Verdict};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -102,6 +103,13 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
             .remedy(crate::check::SQLITE_REMEDY));
     }
     let mounted = mount(config, cx, mounter).await?;
+    if !Kept(cx.state_dir()).manifest().exists() {
+        let root = fs::metadata(&folders.mount).map_err(|error| {
+            StepError::new(format!("look at the export at {}", folders.mount.display())).because(error)
+        })?;
+        let mode = root.mode() & 0o7777;
+        cx.record_undo(&Undo::Copied { mode, uid: root.uid(), gid: root.gid() })?;
+    }
     copying::write_json(&Kept(cx.state_dir()).folders(), &folders)?;
     let mut options = config.copy(&folders.source, cx);
     options.idle = config.idle;

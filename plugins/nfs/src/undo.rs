@@ -10,7 +10,8 @@ use connect_migrator_copy::{self as copy, BackChanges, BackKind, Content, Moment
 use connect_migrator_sdk::{Context, StepError, Undone};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 /// So many changes are told one by one before they are copied back.
 const TOLD_MAX: usize = 50;
@@ -27,6 +28,15 @@ pub enum Undo {
         mount: PathBuf,
         /// Whether the mount point was made.
         made_folder: bool,
+    },
+    /// Copied onto an export whose own folder was like this.
+    Copied {
+        /// Its permissions.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
     },
     /// The configuration names the mount as data directory.
     Switched {
@@ -48,8 +58,13 @@ pub async fn roll_back(
     undo: Vec<Undo>,
 ) -> Result<Undone, StepError> {
     let mut undone = Undone { evidence: Vec::new(), left: Vec::new() };
+    let mut root = None;
     for record in undo.into_iter().rev() {
         undone = match record {
+            Undo::Copied { mode, uid, gid } => {
+                root = Some((mode, uid, gid));
+                undone
+            }
             Undo::Switched { config: file, mount } => {
                 if traffic_was_routed(cx) {
                     undone = copy_back(config, cx, mounter, undone).await?;
@@ -62,7 +77,7 @@ pub async fn roll_back(
                 }
             }
             Undo::Prepared { unit, mount, made_folder } => {
-                take_down(config, cx, mounter, undone, (unit, mount, made_folder)).await?
+                take_down(config, cx, mounter, undone, (unit, mount, made_folder), root).await?
             }
         };
     }
@@ -181,6 +196,7 @@ async fn take_down(
     mounter: &impl Mounter,
     mut undone: Undone,
     (unit, mount, made_folder): (PathBuf, PathBuf, bool),
+    root: Option<(u32, u32, u32)>,
 ) -> Result<Undone, StepError> {
     let kept = Kept(cx.state_dir());
     if mounter.mounted(&mount)?.is_some() && kept.manifest().exists() {
@@ -204,6 +220,9 @@ async fn take_down(
                 undone =
                     undone.but(format!("{foreign} on the export holds what others put there, and stays"));
             }
+            if let Some(root) = root {
+                put_back_root(&mount, root)?;
+            }
         }
     }
     if fs::read_to_string(&unit).is_ok_and(|text| is_ours(&text)) {
@@ -215,4 +234,20 @@ async fn take_down(
         let _ = fs::remove_dir(&mount);
     }
     Ok(undone)
+}
+
+/// A first copy closes the export's folder to all but root, and gives it the owner and mode of the data directory at its end.
+fn put_back_root(mount: &Path, (mode, uid, gid): (u32, u32, u32)) -> Result<(), StepError> {
+    let put_back = || {
+        let is = fs::metadata(mount)?;
+        if (is.uid(), is.gid()) != (uid, gid) {
+            chown(mount, Some(uid), Some(gid))?;
+        }
+        fs::set_permissions(mount, fs::Permissions::from_mode(mode))
+    };
+    put_back().map_err(|error: std::io::Error| {
+        StepError::new(format!("give {} its owner and mode again", mount.display()))
+            .because(error)
+            .remedy(format!("`chown {uid}:{gid}` and `chmod {mode:o}` on the export, then roll back again"))
+    })
 }

@@ -16,6 +16,7 @@ use connect_migrator_nfs::{check, stage};
 use connect_migrator_sdk::testing::MemoryHost;
 use connect_migrator_sdk::{Context, Finding, Invocation, Op, Severity, Source, StepError, Undone, Verdict};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -209,16 +210,55 @@ async fn prepared_and_applied_the_data_are_the_same_and_the_configuration_names_
 async fn rolled_back_before_users_came_everything_is_as_before() {
     let house = House::new();
     let config = fs::read(house.at("connect.gcfg")).unwrap();
+    let root = root_of(&house);
     house.prepare().await;
     house.apply().await.unwrap();
     let undone = house.roll_back(false).await.unwrap();
     assert!(undone.left.is_empty(), "{undone:?}");
+    assert_eq!(root_of(&house), root);
     assert_eq!(fs::read(house.at("connect.gcfg")).unwrap(), config);
     assert_eq!(fs::read_dir(house.at("mount")).unwrap().count(), 0, "the copy is removed");
     assert_eq!(fs::read_dir(house.at("units")).unwrap().count(), 0);
     assert_eq!(fs::read_to_string(house.at("data/apps/1/file3")).unwrap(), "content 3");
     // A rollback that is run again finds nothing to do.
     assert!(house.roll_back(false).await.unwrap().left.is_empty());
+}
+
+/// A small disk, unmounted at the end.
+struct Small(PathBuf);
+
+impl Small {
+    fn at(path: PathBuf) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=711,uid=12,gid=34", "tmpfs"]).arg(&path);
+        assert!(mount.status().unwrap().success());
+        Small(path)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn root_of(house: &House) -> (u32, u32, u32) {
+    let root = fs::metadata(house.at("mount")).unwrap();
+    (root.mode() & 0o7777, root.uid(), root.gid())
+}
+
+#[tokio::test]
+async fn a_full_export_is_told_with_what_to_do_and_gets_its_own_owner_and_mode_back() {
+    let house = House::new();
+    let _small = Small::at(house.at("mount"));
+    let full = stage::prepare(&house.settings, &house.cx(Op::Prepare, false), &house.mounter).await;
+    let full = full.unwrap_err();
+    assert!(full.why.contains("No space left") && full.remedy.contains("make room"), "{full:?}");
+    assert_eq!(root_of(&house).0, 0o700, "closed while it is copied to");
+    let undone = house.roll_back(false).await.unwrap();
+    assert!(undone.left.is_empty(), "{undone:?}");
+    assert_eq!(root_of(&house), (0o711, 12, 34));
+    assert_eq!(fs::read_dir(house.at("mount")).unwrap().count(), 0);
 }
 
 #[tokio::test]
