@@ -462,7 +462,7 @@ fn the_window_opens_when_users_are_sent_away_and_not_before() {
         events.push(Event::Intent { call, place, step, op, of: None, attempt: 1 });
         let at = Timestamp::UNIX_EPOCH;
         let records = events.iter().cloned().zip(1..).map(|(event, seq)| Record { seq, at, event });
-        super::windows(&View::of(&records.collect::<Vec<_>>())).len()
+        windows(&View::of(&records.collect::<Vec<_>>())).len()
     };
     for step in [0, 1, 2, 3, 5] {
         assert_eq!(windows_after(Op::EnterWindow, step), 0);
