@@ -28,8 +28,9 @@ pub fn all(out: &Path) -> Tried {
     documents_below(&workspace().join(&programs))?;
     println!("packing");
     let out = workspace().join(out);
-    for package in ["connect-migrator", "connect-migrator-sdk"] {
+    for (package, variant) in [("connect-migrator", Some("release")), ("connect-migrator-sdk", None)] {
         let mut deb = Command::new(tools.join("bin/cargo-deb"));
+        deb.args(variant.iter().flat_map(|variant| ["--variant", variant]));
         deb.args(["--package", package, "--target", TARGET, "--no-build", "--no-strip", "--output"]);
         deb.arg(&out).current_dir(workspace()).env("SOURCE_DATE_EPOCH", packages::epoch()?);
         output("pack the .deb", &mut deb)?;
