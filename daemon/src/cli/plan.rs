@@ -122,11 +122,8 @@ fn text(plan: &Plan, plans: &[StepPlan], estimate: &WindowEstimate) -> String {
 
 /// Per step how it is undone, in the order in which rollback does it.
 fn way_back(out: &mut String, program: &[Place], plans: &[StepPlan]) {
-    let mut order: Vec<usize> =
-        program.iter().filter(|place| place.op == Op::Apply).map(|place| place.step).collect();
-    order.reverse();
-    let changed =
-        order.into_iter().filter_map(|step| plans.get(step)).filter(|step| step.changes_something());
+    let applied = program.iter().rev().filter(|place| place.op == Op::Apply);
+    let changed = applied.filter_map(|place| plans.get(place.step)).filter(|step| step.changes_something());
     for (number, step) in changed.enumerate() {
         if number == 0 {
             let _ = writeln!(out, "\nRollback, at any time before commit, undoes in this order");

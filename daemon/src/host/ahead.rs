@@ -15,6 +15,9 @@ use tokio::time::timeout;
 /// A step host that has waited for longer is not used. Its own lifetime is longer by this.
 const WAITS_AT_MOST: Duration = Duration::from_secs(300);
 
+/// How long the next start waits for the first word of the one before. Shorter than the call's own limit, which begins after it.
+const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Starts step hosts through another launcher, and some ahead of their calls.
 #[derive(Clone)]
 pub struct AheadLauncher {
@@ -24,6 +27,7 @@ pub struct AheadLauncher {
     /// What is started ahead once this one has started another.
     next: Vec<Start>,
     waits_at_most: Duration,
+    begins_within: Duration,
 }
 
 /// A step host that waits for its call, or will: it is locked until it was started.
@@ -52,7 +56,13 @@ impl AheadLauncher {
     /// Starts them through `launcher`.
     #[must_use]
     pub fn new(launcher: Arc<dyn Launcher>) -> Self {
-        AheadLauncher { launcher, waiting: Arc::default(), next: Vec::new(), waits_at_most: WAITS_AT_MOST }
+        AheadLauncher {
+            launcher,
+            waiting: Arc::default(),
+            next: Vec::new(),
+            waits_at_most: WAITS_AT_MOST,
+            begins_within: BEGINS_WITHIN,
+        }
     }
 
     /// The same, and after the step host of the very next call it starts those of the calls expected thereafter.
@@ -128,7 +138,7 @@ impl AheadLauncher {
     /// Waits for its first word: a slow machine is not asked to start the next one at the same time.
     async fn has_begun(&self, socket: &UnixStream) {
         // Whether it says it in time is for the call to judge.
-        let _ = timeout(self.launcher.limits().hello, socket.readable()).await;
+        let _ = timeout(self.begins_within, socket.readable()).await;
     }
 
     async fn take_or_launch(&self, start: &Start) -> Result<Running, NotLaunched> {
@@ -196,7 +206,13 @@ mod tests {
     type Told = Arc<Mutex<Vec<String>>>;
 
     /// Starts nothing, and tells what it would.
-    struct Telling(Told, HostLimits, Trust);
+    struct Telling {
+        told: Told,
+        limits: HostLimits,
+        trust: Trust,
+        /// The ends of those that have not said their first word.
+        mute: Mutex<Vec<UnixStream>>,
+    }
 
     struct Idle {
         told: Told,
@@ -206,19 +222,22 @@ mod tests {
 
     impl Launcher for Telling {
         fn launch<'a>(&'a self, start: &'a Start) -> BoxFuture<'a, Result<Running, NotLaunched>> {
-            self.0.lock().unwrap().push(format!("start {}", start.what));
+            self.told.lock().unwrap().push(format!("start {}", start.what));
             let ended = start.what == "ends";
-            let process = Idle { told: Arc::clone(&self.0), what: start.what.clone(), ended };
-            let (socket, _) = UnixStream::pair().unwrap();
+            let process = Idle { told: Arc::clone(&self.told), what: start.what.clone(), ended };
+            let (socket, theirs) = UnixStream::pair().unwrap();
+            if start.what == "mute" {
+                self.mute.lock().unwrap().push(theirs);
+            }
             Box::pin(async move { Ok(Running { socket, outputs: Vec::new(), process: Box::new(process) }) })
         }
 
         fn limits(&self) -> &HostLimits {
-            &self.1
+            &self.limits
         }
 
         fn trust(&self) -> &Trust {
-            &self.2
+            &self.trust
         }
     }
 
@@ -249,8 +268,13 @@ mod tests {
         }
     }
 
+    fn telling(told: &Told) -> Arc<Telling> {
+        let (told, mute) = (Arc::clone(told), Mutex::default());
+        Arc::new(Telling { told, limits: HostLimits::default(), trust: Trust::default(), mute })
+    }
+
     fn ahead(told: &Told) -> AheadLauncher {
-        AheadLauncher::new(Arc::new(Telling(Arc::clone(told), HostLimits::default(), Trust::default())))
+        AheadLauncher::new(telling(told))
     }
 
     /// Makes calls, each with those that are expected thereafter.
@@ -305,6 +329,29 @@ mod tests {
     async fn a_process_whose_call_is_left_out_ends_and_those_behind_it_are_used() {
         let told = calls(&[("stop", &["container", "route"]), ("route", &[])]).await;
         assert_eq!(told[2..], ["start container", "start route", "end container", "call route"]);
+    }
+
+    #[tokio::test]
+    async fn the_next_is_started_when_the_one_before_has_said_its_first_word() {
+        let told = Told::default();
+        let launcher = telling(&told);
+        let ahead = AheadLauncher::new(Arc::clone(&launcher) as Arc<dyn Launcher>);
+        ahead.expecting(vec![of("mute"), of("route")]).launch(&of("stop")).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let goes_on_to = async |last: &str| {
+            while told.lock().unwrap().last().is_none_or(|told| told != last) {
+                assert!(Instant::now() < deadline, "{told:?}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        goes_on_to("start mute").await;
+        // Everything that can go on does, as often as it likes.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*told.lock().unwrap(), ["start stop", "start mute"]);
+        launcher.mute.lock().unwrap().clear();
+        goes_on_to("start route").await;
     }
 
     #[tokio::test]
