@@ -375,8 +375,9 @@ pub fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
     changes.push(Change::new(
         Op::Rollback,
         format!(
-            "set the data directory back to {source}, with what users changed since they were sent to the new server copied back \
-             there and what that replaces kept aside; {mount} is unmounted if this step mounted it, and what was copied stays there"
+            "set the data directory back to {source}; {mount} is unmounted if this step mounted it. Before users are sent to the new \
+             server the copy is removed; after that it stays, and what they changed there is copied back, with what that replaces kept \
+             aside"
         ),
     ));
     Ok(changes)

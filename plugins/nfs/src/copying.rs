@@ -129,9 +129,9 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StepError> 
 pub fn failed(tried: &str, error: &CopyError) -> StepError {
     match error {
         CopyError::Cancelled => StepError::cancelled(tried),
-        CopyError::Full { .. } => StepError::new(tried)
-            .because(error)
-            .remedy("make room on the export, or leave runtime caches out (`leave-out`), and start again: what is there need not be copied anew"),
+        CopyError::Full { .. } => {
+            StepError::new(tried).because(error).remedy("make room there, then start again")
+        }
         error => StepError::new(tried).because(error),
     }
 }

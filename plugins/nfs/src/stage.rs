@@ -3,7 +3,7 @@
 use crate::config;
 use crate::copying::{self, Cutover, Folders, Kept};
 use crate::settings::Settings;
-use crate::undo::Undo;
+use crate::undo::{Root, Undo};
 use crate::units::{Mounter, unit_name, unit_text, write_unit};
 use connect_migrator_connect::installation::Installation;
 use connect_migrator_connect::source_edits::{EditValue, SourceEdits};
@@ -107,8 +107,8 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
         let root = fs::metadata(&folders.mount).map_err(|error| {
             StepError::new(format!("look at the export at {}", folders.mount.display())).because(error)
         })?;
-        let mode = root.mode() & 0o7777;
-        cx.record_undo(&Undo::Copied { mode, uid: root.uid(), gid: root.gid() })?;
+        let (mode, uid, gid) = (root.mode() & 0o7777, root.uid(), root.gid());
+        cx.record_undo(&Undo::Copied(Root { mode, uid, gid }))?;
     }
     copying::write_json(&Kept(cx.state_dir()).folders(), &folders)?;
     let mut options = config.copy(&folders.source, cx);

@@ -30,14 +30,7 @@ pub enum Undo {
         made_folder: bool,
     },
     /// Copied onto an export whose own folder was like this.
-    Copied {
-        /// Its permissions.
-        mode: u32,
-        /// Its owner.
-        uid: u32,
-        /// Its group.
-        gid: u32,
-    },
+    Copied(Root),
     /// The configuration names the mount as data directory.
     Switched {
         /// The configuration file.
@@ -45,6 +38,17 @@ pub enum Undo {
         /// The mount point.
         mount: PathBuf,
     },
+}
+
+/// How the export's own folder was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Its permissions.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
 }
 
 /// Undoes one call.
@@ -61,8 +65,9 @@ pub async fn roll_back(
     let mut root = None;
     for record in undo.into_iter().rev() {
         undone = match record {
-            Undo::Copied { mode, uid, gid } => {
-                root = Some((mode, uid, gid));
+            // Put back when the copy is gone: it was recorded after the mount, which is undone then.
+            Undo::Copied(was) => {
+                root = Some(was);
                 undone
             }
             Undo::Switched { config: file, mount } => {
@@ -196,7 +201,7 @@ async fn take_down(
     mounter: &impl Mounter,
     mut undone: Undone,
     (unit, mount, made_folder): (PathBuf, PathBuf, bool),
-    root: Option<(u32, u32, u32)>,
+    root: Option<Root>,
 ) -> Result<Undone, StepError> {
     let kept = Kept(cx.state_dir());
     if mounter.mounted(&mount)?.is_some() && kept.manifest().exists() {
@@ -237,7 +242,8 @@ async fn take_down(
 }
 
 /// A first copy closes the export's folder to all but root, and gives it the owner and mode of the data directory at its end.
-fn put_back_root(mount: &Path, (mode, uid, gid): (u32, u32, u32)) -> Result<(), StepError> {
+fn put_back_root(mount: &Path, root: Root) -> Result<(), StepError> {
+    let Root { mode, uid, gid } = root;
     let put_back = || {
         let is = fs::metadata(mount)?;
         if (is.uid(), is.gid()) != (uid, gid) {
