@@ -10,12 +10,6 @@ pub(super) const ALL: &[Scenario] = &[one(
     prerequisites,
 )];
 
-/// Where the file of who may come in lies.
-pub(super) const HBA: &str = "runuser -u postgres -- psql -qAtc 'show hba_file'";
-/// PostgreSQL reads its configuration after it has answered.
-pub(super) const RELOADED: &str = r#"sql() { runuser -u postgres -- psql -qAtc "$1"; }
-    before=$(sql 'select pg_conf_load_time()'); sql 'select pg_reload_conf()' >/dev/null
-    timeout 60 sh -c 'until [ "$(runuser -u postgres -- psql -qAtc "select pg_conf_load_time()")" != "$0" ]; do sleep 0.1; done' "$before""#;
 const GCFG: &str = "/etc/rstudio-connect/rstudio-connect.gcfg";
 
 /// A prerequisite and how it is broken.

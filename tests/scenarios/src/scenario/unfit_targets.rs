@@ -1,6 +1,6 @@
 //! A database or an export that is not fit to be moved to: named beforehand, with what to do about it, and nothing is touched.
 
-use super::prerequisites::{Broken, HBA, RELOADED, named};
+use super::prerequisites::{Broken, named};
 use super::{On, Scenario, local};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
@@ -13,6 +13,12 @@ pub(super) const ALL: &[Scenario] = &[local(
     unfit_targets,
 )];
 
+/// Where the file of who may come in lies.
+const HBA: &str = "runuser -u postgres -- psql -qAtc 'show hba_file'";
+/// PostgreSQL reads its configuration after it has answered.
+const RELOADED: &str = r#"sql() { runuser -u postgres -- psql -qAtc "$1"; }
+    before=$(sql 'select pg_conf_load_time()'); sql 'select pg_reload_conf()' >/dev/null
+    timeout 60 sh -c 'until [ "$(runuser -u postgres -- psql -qAtc "select pg_conf_load_time()")" != "$0" ]; do sleep 0.1; done' "$before""#;
 const PSQL: &str = "cd /; runuser -u postgres -- psql -qAtc";
 const EXPORTS: &str = "/etc/exports";
 
