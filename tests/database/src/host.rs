@@ -54,7 +54,8 @@ impl HostCalls for FileHost {
 
     fn record_undo(&self, record: &Value) -> Result<(), HostRefused> {
         let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&self.undo).unwrap();
-        writeln!(file, "{record}").unwrap();
+        // In one write, as a daemon's state has a record whole or not at all: a kill must not leave half a line.
+        file.write_all(format!("{record}\n").as_bytes()).unwrap();
         Ok(())
     }
 
