@@ -93,6 +93,37 @@ fn step() -> PlannedStep {
     }
 }
 
+/// Those that came after systemd 239.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_systemd_is_asked_without_what_it_does_not_know() {
+    let machine = Machine::boot().await;
+    let unknown = ["ProtectClock", "ProtectHostname", "ProtectKernelLogs"];
+    machine.world(|world| world.unknown_properties = unknown.to_vec());
+    let units = transient(&machine.bus.address, machine.folder()).await;
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let folder = tempfile::tempdir().unwrap();
+        let call = apply(Misdeed::SURVIVED[0], folder.path());
+        let (result, _) = told(&units, &hostile(), call, TIMEOUT, CancellationToken::new()).await;
+        result.unwrap();
+        let starts = |asked: &String| asked.starts_with("StartTransientUnit");
+        asked.push(machine.world(|world| world.asked.iter().filter(|asked| starts(asked)).count()));
+    }
+    // Three refusals, then it is known.
+    assert_eq!(asked, [4, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_systemd_that_cannot_do_what_a_step_relies_on_starts_none() {
+    let machine = Machine::boot().await;
+    machine.world(|world| world.unknown_properties = vec!["ExecStart"]);
+    let units = transient(&machine.bus.address, machine.folder()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let call = apply(Misdeed::SURVIVED[0], folder.path());
+    let (result, _) = told(&units, &hostile(), call, TIMEOUT, CancellationToken::new()).await;
+    assert!(result.unwrap_err().to_string().contains("ExecStart"));
+}
+
 const NUMBER: u64 = 17;
 const UNIT: &str = "connect-migrator-step-prod.17.service";
 

@@ -66,6 +66,16 @@ const CAPABILITIES: [&str; 41] = [
 /// A property of a unit, as D-Bus takes it.
 pub(super) type Property = (&'static str, Variant<'static>);
 
+/// Properties that only take something away, and came to systemd after 239: where it does not know one, a step runs without.
+pub(super) const MAY_BE_UNKNOWN: [&str; 6] = [
+    "ProtectClock",
+    "ProtectHostname",
+    "ProtectKernelLogs",
+    "ProtectProc",
+    "RestrictSUIDSGID",
+    "MemoryMaxScale",
+];
+
 /// The properties that every step's unit has: what the work of any step leaves over.
 pub(super) fn always() -> Vec<Property> {
     vec![

@@ -7,16 +7,18 @@
 use super::launcher::{exited, signalled};
 use super::sandbox::{self, Property, text, texts};
 use super::{HostLimits, Launcher, NotLaunched, Running, Start, StepProcess, Trust};
+use crate::systemd::journal;
 use crate::systemd::units::{Ended, LastRun, UnitError, Units};
 use futures_util::future::BoxFuture;
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::net::{UnixStream, unix::pipe};
@@ -67,6 +69,8 @@ pub struct TransientLauncher {
     limits: HostLimits,
     trust: Trust,
     readers: AtomicU64,
+    /// Properties that this systemd was found not to know.
+    unknown: Mutex<BTreeSet<&'static str>>,
 }
 
 impl TransientLauncher {
@@ -83,6 +87,7 @@ impl TransientLauncher {
             limits: HostLimits::default(),
             trust: Trust::default(),
             readers: AtomicU64::new(1),
+            unknown: Mutex::default(),
         }
     }
 
@@ -211,6 +216,7 @@ impl TransientLauncher {
         loop {
             let mut ends = Ends::new().map_err(|error| wrong(error.to_string()))?;
             let mut properties = self.properties(start, &unit, &program).map_err(wrong)?;
+            self.leave_out_what_is_unknown(&mut properties);
             properties.append(&mut ends.theirs);
             match self.units.start_transient(&unit, &properties).await {
                 Ok(()) => {
@@ -224,9 +230,27 @@ impl TransientLauncher {
                     again = false;
                     self.end(&unit).await.map_err(|error| wrong(error.to_string()))?;
                 }
+                // Nothing was started. Distributions carry properties back to older versions: only an attempt tells.
+                Err(error) if self.learn_of_unknown(&error) => {}
                 Err(error) => return Err(wrong(error.to_string())),
             }
         }
+    }
+
+    fn leave_out_what_is_unknown(&self, properties: &mut Vec<Property>) {
+        let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        properties.retain(|(name, _)| !unknown.contains(name));
+    }
+
+    /// Whether the refusal was for a property that a step can be started without, and that was not known to be unknown.
+    fn learn_of_unknown(&self, error: &UnitError) -> bool {
+        let Some(name) = error.unknown_property(&sandbox::MAY_BE_UNKNOWN) else { return false };
+        let new = self.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        if new {
+            let told = format!("this systemd does not know `{name}`: steps run without it");
+            journal::say(&self.instance, journal::ids::SANDBOX_REDUCED, journal::Priority::Warning, &told);
+        }
+        new
     }
 
     fn properties(&self, start: &Start, unit: &str, program: &Path) -> Result<Vec<Property>, String> {

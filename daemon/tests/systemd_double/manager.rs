@@ -24,6 +24,18 @@ enum Refusal {
     UnitMasked(String),
 }
 
+/// What a transient unit may be refused for: of systemd's own, and of the bus'.
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.freedesktop")]
+enum StartRefusal {
+    #[zbus(error)]
+    Bus(zbus::Error),
+    #[zbus(name = "systemd1.UnitExists")]
+    UnitExists(String),
+    #[zbus(name = "DBus.Error.PropertyReadOnly")]
+    PropertyReadOnly(String),
+}
+
 /// Serves the world on the bus.
 pub async fn serve(address: &str, world: &Shared) -> Connection {
     let connection = zbus::connection::Builder::address(address)
@@ -276,11 +288,16 @@ impl Manager {
         properties: Properties,
         _beside: Vec<(String, Properties)>,
         #[zbus(connection)] connection: &Connection,
-    ) -> Result<OwnedObjectPath, Refusal> {
+    ) -> Result<OwnedObjectPath, StartRefusal> {
         assert_eq!(mode, "fail");
         self.ask("StartTransientUnit", &name);
         if self.world.lock().unwrap().units.contains_key(&name) {
-            return Err(Refusal::UnitExists(format!("Unit {name} was already loaded.")));
+            return Err(StartRefusal::UnitExists(format!("Unit {name} was already loaded.")));
+        }
+        let unknown = self.world.lock().unwrap().unknown_properties.clone();
+        if let Some((property, _)) = properties.iter().find(|(name, _)| unknown.contains(&name.as_str())) {
+            let told = format!("Cannot set property {property}, or unknown property.");
+            return Err(StartRefusal::PropertyReadOnly(told));
         }
         transient::start(&self.world, &name, properties);
         show(connection, &self.world, &name).await;

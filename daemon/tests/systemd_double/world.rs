@@ -162,6 +162,8 @@ pub struct World {
     /// What was asked that changes something: `StopUnit rstudio-connect.service`.
     pub asked: Vec<String>,
     pub next_job: u32,
+    /// Properties of units that an older systemd does not have.
+    pub unknown_properties: Vec<&'static str>,
     folder: PathBuf,
 }
 
@@ -176,6 +178,7 @@ impl World {
             subscribers: BTreeSet::new(),
             asked: Vec::new(),
             next_job: 1,
+            unknown_properties: Vec::new(),
             folder: folder.into(),
         }
     }

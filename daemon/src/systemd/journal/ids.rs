@@ -172,6 +172,12 @@ kinds! {
         "The run itself is not affected. The unit could not be enabled, or disabled again, for the time of the migration, or files \
          that are no longer needed could not be removed.",
         "Read the message. If the unit is not enabled and the host is restarted, start the unit by hand: the run goes on.";
+    /// This systemd cannot take away from steps all that they do not need.
+    SANDBOX_REDUCED = 0x6f2d_31c1_93b0_4f0e_9a54_0b7c_5d1e_8a18, "sandbox-reduced",
+        "This systemd cannot sandbox the steps of a migration fully (@INSTANCE@)",
+        "systemd is older than some of the properties of the units in which steps run. They run without these; their work is the \
+         same.",
+        "Nothing. A newer systemd closes them off better.";
 }
 
 #[cfg(test)]

@@ -108,6 +108,14 @@ impl UnitError {
             if matches!(**why, zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_)))
     }
 
+    /// The property, of `candidates`, which systemd says that it does not know.
+    pub(crate) fn unknown_property<'a>(&self, candidates: &[&'a str]) -> Option<&'a str> {
+        let UnitError::Refused { why: zbus::Error::FDO(why), .. } = self else { return None };
+        let zbus::fdo::Error::PropertyReadOnly(text) = &**why else { return None };
+        let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        words.find_map(|word| candidates.iter().find(|name| **name == word).copied())
+    }
+
     /// What was tried, on what, as it follows "could not".
     fn tried(&self) -> String {
         match self {
