@@ -1,7 +1,7 @@
 //! Where secrets are found: what systemd hands over, and the folder of credentials.
 //!
-//! `LoadCredential=credentials:/etc/connect-migrator/credentials` in the unit makes systemd hand over each file of that folder as
-//! `credentials_<name>`; see `systemd.exec(5)`.
+//! The unit names none itself: a folder in `LoadCredential=` keeps it from starting where systemd takes only files. An
+//! administrator's drop-in may, with `LoadCredential=` or `LoadCredentialEncrypted=`; see `systemd.exec(5)`.
 
 use connect_migrator_sdk::Secret;
 use std::fs::File;
@@ -15,8 +15,6 @@ pub const CREDENTIALS_FOLDER: &str = "/etc/connect-migrator/credentials";
 pub const MAX_CREDENTIAL_BYTES: usize = 1024 * 1024;
 /// Where systemd puts what it hands over.
 const DIRECTORY_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
-/// In front of the name when systemd hands over a whole folder.
-const FOLDER_PREFIX: &str = "credentials_";
 /// Who must own a stored credential.
 const ROOT_UID: u32 = 0;
 /// The rights that nobody but the owner may have.
@@ -96,8 +94,8 @@ impl Credentials {
         Credentials { handed_over, folder, owner }
     }
 
-    /// The secret of this name; one line end at its end is not part of it. Looked for in `$CREDENTIALS_DIRECTORY` as `<name>`
-    /// and as `credentials_<name>`, then in the folder.
+    /// The secret of this name; one line end at its end is not part of it. Looked for in `$CREDENTIALS_DIRECTORY`,
+    /// then in the folder.
     ///
     /// # Errors
     /// When it is nowhere, or when the first place that has it holds it in a way that is not safe or not usable.
@@ -107,9 +105,7 @@ impl Credentials {
             return Err(CredentialError::Name(name.chars().filter(|c| !c.is_control()).take(128).collect()));
         }
         let mut looked = Vec::new();
-        for path in
-            self.handed_over.iter().flat_map(|at| [at.join(name), at.join(format!("{FOLDER_PREFIX}{name}"))])
-        {
+        if let Some(path) = self.handed_over.as_ref().map(|at| at.join(name)) {
             // What systemd hands over is safe by construction: a folder of its own that only this service can see.
             match open(&path)? {
                 Some(file) => return read(&path, file),
@@ -235,8 +231,6 @@ mod tests {
         let place = place();
         store(&place.folder.join("key"), "stored", 0o600);
         assert_eq!(place.credentials.find("key").unwrap().expose(), "stored");
-        store(&place.handed_over.join("credentials_key"), "from the folder", 0o440);
-        assert_eq!(place.credentials.find("key").unwrap().expose(), "from the folder");
         store(&place.handed_over.join("key"), "by name", 0o440);
         assert_eq!(place.credentials.find("key").unwrap().expose(), "by name");
     }
@@ -256,7 +250,6 @@ mod tests {
         let text = place.credentials.find("key").unwrap_err().to_string();
         for part in [
             place.handed_over.join("key").display().to_string(),
-            place.handed_over.join("credentials_key").display().to_string(),
             format!("install -D -m 0600 /dev/stdin {}", place.folder.join("key").display()),
         ] {
             assert!(text.contains(&part), "{text}");
