@@ -51,7 +51,7 @@ struct Arguments {
     /// On every Debian also those scenarios that run on one otherwise; then the benches
     #[arg(long)]
     all: bool,
-    /// Only the benches; with `--only window`, `--only step` or `--only rebuild` one of them
+    /// Only the benches; with `--only window`, `relocation`, `step` or `rebuild` one of them
     #[arg(long)]
     bench: bool,
 }

@@ -1,8 +1,10 @@
 //! What an operator does.
 
 use super::{Scenario, one};
+use crate::artifacts::workspace;
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried, standing};
+use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[one(
     "an operator parks, goes on, is refused a changed runbook, rolls back, begins anew and commits",
@@ -12,8 +14,13 @@ pub(super) const ALL: &[Scenario] = &[one(
 fn operator(lab: &Lab) -> Tried {
     let runbook = Runbook::that_waits();
     lab.write_runbook(&runbook.text())?;
+    is_as_published(lab, "status")?;
+    is_as_published(lab, "check")?;
+    is_as_published(lab, "plan")?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_soak()?;
+    is_as_published(lab, "status")?;
+    is_as_published(lab, "report")?;
 
     lab.must("systemctl stop connect-migrator@prod")?;
     let status = lab.status()?;
@@ -46,5 +53,20 @@ fn operator(lab: &Lab) -> Tried {
     lab.assert_moved()?;
     let late = lab.machine.run("connect-migrator rollback prod --yes")?;
     ensure!(!late.success(), "a committed migration was rolled back:\n{}", late.stdout);
+    is_as_published(lab, "report")?;
     lab.assert_moved()
+}
+
+/// What a command prints with `--json` is what its published schema says.
+fn is_as_published(lab: &Lab, command: &str) -> Tried {
+    let path = workspace().join(format!("packaging/schema/{command}.schema.json"));
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    let schema = jsonschema::draft202012::options().should_validate_formats(true).build(&schema)?;
+    let printed = lab.ask(&format!("connect-migrator {command} prod --json"))?;
+    let printed: Value = serde_json::from_str(&printed)
+        .map_err(|error| format!("`{command} --json` printed no JSON ({error}):\n{printed}"))?;
+    let wrong: Vec<String> =
+        schema.iter_errors(&printed).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    ensure!(wrong.is_empty(), "`{command} --json` is not as {} says:\n{}", path.display(), wrong.join("\n"));
+    Ok(())
 }
