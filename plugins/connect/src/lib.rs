@@ -1,5 +1,5 @@
 //! What several steps must know about a Posit Connect installation: its configuration grammar, its versions, its data
-//! directory, what must change in a container's configuration, and its server API.
+//! directory, what must change in a container's configuration, its server API, and how configuration files are replaced.
 
 pub mod api;
 pub mod config_file;

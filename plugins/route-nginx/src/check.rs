@@ -7,8 +7,8 @@ use crate::locate::{self, Leads};
 use crate::nginx::{self, Service};
 use crate::page;
 use crate::probe::End;
-use crate::replace;
 use crate::route::{Route, own_page};
+use connect_migrator_connect::config_file;
 use connect_migrator_sdk::{Finding, StepError};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -234,5 +234,5 @@ fn can_be_bound(address: SocketAddr) -> std::io::Result<()> {
 }
 
 fn is_foreign(path: &Path) -> bool {
-    replace::read_if_there(path).is_ok_and(|bytes| bytes.is_some_and(|bytes| !page::is_ours(&bytes)))
+    config_file::read_if_there(path).is_ok_and(|bytes| bytes.is_some_and(|bytes| !page::is_ours(&bytes)))
 }

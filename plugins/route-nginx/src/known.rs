@@ -5,8 +5,8 @@ use crate::endpoint::{Endpoint, SourcePlace};
 use crate::listen::{self, Entry};
 use crate::locate::{self, NoValue, Value, Wanted, names_of, server_of};
 use crate::probe::{ProbeError, Prober};
-use crate::replace;
 use crate::settings::Settings;
+use connect_migrator_connect::config_file;
 use connect_migrator_connect::installation::Installation;
 use connect_migrator_sdk::{Context, StepError};
 use serde::{Deserialize, Serialize};
@@ -140,7 +140,7 @@ impl Known {
     /// # Errors
     /// As [`Known::ask`].
     pub async fn kept(settings: &Settings, cx: &Context) -> Result<Self, StepError> {
-        let kept = replace::read_if_there(&cx.state_dir().join(FILE)).ok().flatten();
+        let kept = config_file::read_if_there(&cx.state_dir().join(FILE)).ok().flatten();
         match kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             Some(known) => Ok(known),
             None => Known::ask(settings, cx).await,
@@ -156,7 +156,7 @@ impl Known {
         let failed =
             |why: &dyn std::fmt::Display| StepError::new(format!("write {}", path.display())).because(why);
         let bytes = serde_json::to_vec(self).map_err(|error| failed(&error))?;
-        replace::keep(&path, &bytes).map_err(|error| failed(&error))
+        config_file::keep(&path, &bytes).map_err(|error| failed(&error))
     }
 
     /// Reads nginx' configuration and finds the value.

@@ -27,7 +27,6 @@ pub mod nginx;
 pub mod page;
 mod plan;
 pub mod probe;
-pub mod replace;
 pub mod route;
 pub mod settings;
 pub mod stage;

@@ -2,9 +2,9 @@
 
 use crate::known::{self, Known};
 use crate::nginx::Service;
-use crate::replace;
 use crate::route::Route;
 use crate::stage::spliced;
+use connect_migrator_connect::config_file;
 use connect_migrator_sdk::{Change, Op, StepError};
 use similar::TextDiff;
 use std::path::Path;
@@ -19,7 +19,7 @@ impl<S: Service> Route<'_, S> {
         let found = known.find(self.settings)?;
         let value = &found.value;
         let path = self.maintenance_path(&found)?;
-        let old = replace::read(&value.file)?;
+        let old = config_file::read(&value.file)?;
         let with = |text: String| spliced(&old, vec![(value.span.clone(), text)]);
         let maintenance = value.leading_to(&known::maintenance(self.settings)?);
         let upstream = value.leading_to(&known::upstream(self.settings)?);

@@ -9,10 +9,10 @@ use crate::nginx::{self, Service, TestError};
 use crate::page;
 use crate::plan::changed_lines;
 use crate::probe::{End, Prober};
-use crate::replace::{self, ReplaceError};
 use crate::settings::Settings;
 use crate::stage::{Edit, Stage, spliced};
-use crate::undo::{Undo, ValueChange};
+use crate::undo::{Undo, ValueChange, digest};
+use connect_migrator_connect::config_file::{self, ReplaceError};
 use connect_migrator_sdk::{Context, Op, Outcome, Progress, StepError, Target, Verdict};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,24 +33,6 @@ pub struct Route<'a, S> {
     pub cx: &'a Context,
     /// What runs nginx.
     pub service: S,
-}
-
-impl From<ReplaceError> for StepError {
-    fn from(error: ReplaceError) -> Self {
-        let (tried, why, remedy) = match &error {
-            ReplaceError::Io { what, path, why } => (
-                format!("{what} {}", path.display()),
-                why.to_string(),
-                "see that the file system is writable and has space",
-            ),
-            ReplaceError::ChangedMeanwhile { path } => (
-                format!("change {}", path.display()),
-                "somebody else has changed it in this very moment".to_owned(),
-                "keep configuration management away from it until the migration is over",
-            ),
-        };
-        StepError::new(tried).because(why).remedy(remedy)
-    }
 }
 
 /// `nginx -t` refused `what`.
@@ -93,14 +75,14 @@ impl<S: Service> Route<'_, S> {
             self.test_staged(&found, name, &endpoint, (&path, text.as_bytes())).await?;
         }
         let new = found.value.leading_to(&known::upstream(self.settings)?);
-        let bytes = replace::read(&found.value.file)?;
-        replace::rehearse(&found.value.file, &spliced(&bytes, vec![(found.value.span.clone(), new)]))?;
+        let bytes = config_file::read(&found.value.file)?;
+        config_file::rehearse(&found.value.file, &spliced(&bytes, vec![(found.value.span.clone(), new)]))?;
         if self.cx.is_cancelled() {
             return Err(StepError::cancelled("prepare the route"));
         }
 
         self.doing("putting up the maintenance page");
-        let there = replace::read_if_there(&path)?;
+        let there = config_file::read_if_there(&path)?;
         let as_wanted = there.as_deref() == Some(text.as_bytes());
         if as_wanted && self.maintenance_answers(Duration::ZERO).await.is_ok() {
             return Ok(Outcome::already_done(format!("{} is there, and the page answers", path.display())));
@@ -111,9 +93,9 @@ impl<S: Service> Route<'_, S> {
                 .remedy("move it away"));
         }
         self.cx.record_undo(&Undo::MaintenanceFile { path: path.clone() })?;
-        replace::create(&path, text.as_bytes())?;
+        config_file::create(&path, text.as_bytes())?;
         if let Err(error) = nginx::test(self.settings, &self.settings.configuration).await {
-            replace::remove(&path)?;
+            config_file::remove(&path)?;
             return Err(refused(&path.display().to_string(), &error));
         }
         self.reload().await?;
@@ -250,10 +232,10 @@ impl<S: Service> Route<'_, S> {
                 )));
         }
         let path = self.maintenance_path(&found)?;
-        if !replace::read_if_there(&path)?.is_some_and(|bytes| page::is_ours(&bytes)) {
+        if !config_file::read_if_there(&path)?.is_some_and(|bytes| page::is_ours(&bytes)) {
             return Ok(Outcome::already_done("the maintenance page is gone"));
         }
-        replace::remove(&path)?;
+        config_file::remove(&path)?;
         let outcome = Outcome::changed(format!("{} is removed", path.display()));
         if !self.is_active().await? {
             return Ok(outcome.and(format!("{} is not active, and was not reloaded", self.settings.unit)));
@@ -340,26 +322,26 @@ impl<S: Service> Route<'_, S> {
     async fn switch(&self, op: Op, found: &Found, to: &Endpoint) -> Result<Outcome, StepError> {
         let value = &found.value;
         let new_text = value.leading_to(to);
-        let old = replace::read(&value.file)?;
+        let old = config_file::read(&value.file)?;
         if old.get(value.span.clone()) != Some(value.text.as_bytes()) {
             return Err(ReplaceError::ChangedMeanwhile { path: value.file.clone() }.into());
         }
         let new = spliced(&old, vec![(value.span.clone(), new_text.clone())]);
         let kept = format!("before-{}", op.name());
-        replace::keep(&self.cx.state_dir().join(&kept), &old)?;
+        config_file::keep(&self.cx.state_dir().join(&kept), &old)?;
         self.cx.record_undo(&Undo::Value(ValueChange {
             file: value.file.clone(),
             start: value.span.start,
             old: value.text.clone(),
             new: new_text.clone(),
-            before: replace::digest(&old),
-            after: replace::digest(&new),
+            before: digest(&old),
+            after: digest(&new),
             kept,
         }))?;
         self.doing(&format!("changing {} to {new_text}", value.place));
-        replace::replace(&value.file, &old, &new)?;
+        config_file::replace(&value.file, &old, &new)?;
         if let Err(error) = nginx::test(self.settings, &self.settings.configuration).await {
-            replace::replace(&value.file, &new, &old)?;
+            config_file::replace(&value.file, &new, &old)?;
             return Err(refused(&format!("{} with {new_text}", value.place), &error));
         }
         self.reload().await?;
@@ -475,7 +457,7 @@ pub(crate) fn own_page(path: &Path) -> Result<String, StepError> {
     let failed = |why: String| {
         StepError::new(format!("read the maintenance page {}", path.display())).because(why).remedy(remedy)
     };
-    let bytes = replace::read(path).map_err(|error| failed(error.to_string()))?;
+    let bytes = config_file::read(path).map_err(|error| failed(error.to_string()))?;
     if bytes.len() > page::PAGE_MAX_BYTES {
         return Err(failed(format!("it has {} bytes", bytes.len())));
     }

@@ -7,13 +7,19 @@ use crate::locate::Leads;
 use crate::nginx::{self, Service};
 use crate::page;
 use crate::probe::End;
-use crate::replace;
 use crate::route::Route;
 use crate::stage::spliced;
+use connect_migrator_connect::config_file;
 use connect_migrator_connect::installation::DEFAULT_PORT;
 use connect_migrator_sdk::{Op, StepError, Target, Undone};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+
+/// The SHA-256 of `bytes`, in hexadecimal.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// What is needed to put back one change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,15 +123,15 @@ impl<S: Service> Route<'_, S> {
     }
 
     fn put_back(&self, known: &Known, change: &ValueChange) -> Result<Back, String> {
-        let now = replace::read(&change.file).map_err(|error| error.to_string())?;
-        let digest = replace::digest(&now);
-        if digest == change.before {
+        let now = config_file::read(&change.file).map_err(|error| error.to_string())?;
+        let found = digest(&now);
+        if found == change.before {
             return Ok(Back::Already);
         }
-        if digest == change.after {
+        if found == change.after {
             let old = self.old_bytes(&now, change);
-            replace::replace(&change.file, &now, &old).map_err(|error| error.to_string())?;
-            return Ok(if replace::digest(&old) == change.before { Back::Exact } else { Back::ValueOnly });
+            config_file::replace(&change.file, &now, &old).map_err(|error| error.to_string())?;
+            return Ok(if digest(&old) == change.before { Back::Exact } else { Back::ValueOnly });
         }
         let span = match known.find(self.settings) {
             Ok(found) if found.value.file == change.file && found.value.text == change.old => {
@@ -142,14 +148,14 @@ impl<S: Service> Route<'_, S> {
         let span = span
             .ok_or_else(|| "somebody else has changed it, and the value cannot be found in it".to_owned())?;
         let old = spliced(&now, vec![(span, change.old.clone())]);
-        replace::replace(&change.file, &now, &old).map_err(|error| error.to_string())?;
+        config_file::replace(&change.file, &now, &old).map_err(|error| error.to_string())?;
         Ok(Back::ValueOnly)
     }
 
     /// From the copy; from the record alone when the copy is lost.
     fn old_bytes(&self, now: &[u8], change: &ValueChange) -> Vec<u8> {
-        let kept = replace::read_if_there(&self.cx.state_dir().join(&change.kept)).ok().flatten();
-        kept.filter(|bytes| replace::digest(bytes) == change.before).unwrap_or_else(|| {
+        let kept = config_file::read_if_there(&self.cx.state_dir().join(&change.kept)).ok().flatten();
+        kept.filter(|bytes| digest(bytes) == change.before).unwrap_or_else(|| {
             spliced(now, vec![(change.start..change.start + change.new.len(), change.old.clone())])
         })
     }
@@ -164,14 +170,14 @@ impl<S: Service> Route<'_, S> {
             ));
             return;
         }
-        match replace::read_if_there(path) {
+        match config_file::read_if_there(path) {
             Ok(Some(bytes)) if !page::is_ours(&bytes) => {
                 undone
                     .left
                     .push(format!("{shown} was replaced by somebody else; remove it if it is not needed"));
             }
             Ok(None) => undone.evidence.push(format!("{shown} is not there")),
-            Ok(Some(_)) => match replace::remove(path) {
+            Ok(Some(_)) => match config_file::remove(path) {
                 Ok(_) => undone.evidence.push(format!("{shown} is removed")),
                 Err(error) => undone.left.push(format!("{error}; remove it, and reload nginx")),
             },
