@@ -14,9 +14,9 @@ pub mod undo;
 pub mod units;
 
 use connect_migrator_sdk::prelude::*;
+use connect_migrator_units::Systemd;
 use settings::Settings;
 use undo::Undo;
-use units::Systemd;
 
 /// The step `nfs`.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Step for Nfs {
     }
 
     async fn check(config: &Settings, cx: &Context) -> Result<Vec<Finding>, StepError> {
-        check::check(config, cx, &Systemd).await
+        check::check(config, cx, &Systemd::default()).await
     }
 
     async fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
@@ -40,15 +40,15 @@ impl Step for Nfs {
     }
 
     async fn prepare(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
-        stage::prepare(config, cx, &Systemd).await
+        stage::prepare(config, cx, &Systemd::default()).await
     }
 
     async fn apply(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {
-        stage::apply(config, cx, &Systemd).await
+        stage::apply(config, cx, &Systemd::default()).await
     }
 
     async fn verify(config: &Settings, cx: &Context) -> Result<Verdict, StepError> {
-        stage::verify(config, cx, &Systemd).await
+        stage::verify(config, cx, &Systemd::default()).await
     }
 
     async fn rollback(
@@ -57,7 +57,7 @@ impl Step for Nfs {
         _of: Op,
         undo: Vec<Undo>,
     ) -> Result<Undone, StepError> {
-        undo::roll_back(config, cx, &Systemd, undo).await
+        undo::roll_back(config, cx, &Systemd::default(), undo).await
     }
 
     async fn finalize(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {

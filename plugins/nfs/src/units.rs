@@ -3,46 +3,20 @@
 use crate::settings::Settings;
 use crate::trial::{Trial, try_export};
 use connect_migrator_sdk::StepError;
-use futures_util::StreamExt;
+use connect_migrator_units::{ANSWER_TIMEOUT_SECONDS, Systemd};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use zbus::OwnedObjectPath;
 
 /// How long a mount or unmount may take; the unit says the same to systemd.
 pub const MOUNT_TIMEOUT_SECONDS: u64 = 90;
-/// How long systemd may take to answer anything else.
-const ANSWER_TIMEOUT_SECONDS: u64 = 30;
+/// How long systemd may take to mount, or unmount, and to say so.
+const JOB_TIMEOUT: Duration = Duration::from_secs(MOUNT_TIMEOUT_SECONDS + ANSWER_TIMEOUT_SECONDS);
 /// Where units of the administrator are.
 const UNITS_DIR: &str = "/etc/systemd/system";
 /// The table of mounts.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn subscribe(&self) -> zbus::Result<()>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn enable_unit_files(
-        &self,
-        files: &[&str],
-        runtime: bool,
-        force: bool,
-    ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
-    fn disable_unit_files(
-        &self,
-        files: &[&str],
-        runtime: bool,
-    ) -> zbus::Result<Vec<(String, String, String)>>;
-    fn reload(&self) -> zbus::Result<()>;
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
-}
 
 /// What is mounted somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,63 +183,6 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// This machine's systemd.
-#[derive(Debug, Default)]
-pub struct Systemd;
-
-impl Systemd {
-    async fn manager() -> zbus::Result<ManagerProxy<'static>> {
-        ManagerProxy::new(&zbus::Connection::system().await?).await
-    }
-
-    /// Starts or stops, and answers the job's result.
-    async fn job(unit: &str, start: bool) -> zbus::Result<String> {
-        let manager = Self::manager().await?;
-        // Before the job is made: it may end before its path comes back.
-        manager.subscribe().await?;
-        let mut removed = manager.receive_job_removed().await?;
-        let job = if start {
-            manager.start_unit(unit, "replace").await?
-        } else {
-            manager.stop_unit(unit, "replace").await?
-        };
-        while let Some(signal) = removed.next().await {
-            let arguments = signal.args()?;
-            if arguments.job == job {
-                return Ok(arguments.result.clone());
-            }
-        }
-        Err(zbus::Error::Failure("the bus closed before the job ended".into()))
-    }
-
-    async fn bounded<T>(
-        tried: String,
-        seconds: u64,
-        asked: impl Future<Output = zbus::Result<T>>,
-    ) -> Result<T, StepError> {
-        match tokio::time::timeout(Duration::from_secs(seconds), asked).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(StepError::new(tried).because(error)),
-            Err(_) => Err(StepError::new(tried)
-                .because(format!("systemd did not answer within {seconds} s"))
-                .remedy("see `systemctl list-jobs`")),
-        }
-    }
-
-    async fn run_job(unit: &str, start: bool) -> Result<(), StepError> {
-        let what = if start { "start" } else { "stop" };
-        let tried = format!("{what} the unit {unit}");
-        let limit = MOUNT_TIMEOUT_SECONDS + ANSWER_TIMEOUT_SECONDS;
-        let result = Self::bounded(tried.clone(), limit, Self::job(unit, start)).await?;
-        if result == "done" {
-            return Ok(());
-        }
-        Err(StepError::new(tried)
-            .because(format!("the job ended with `{result}`"))
-            .remedy(format!("`journalctl -u '{unit}'` tells more")))
-    }
-}
-
 fn name_of(unit: &Path) -> String {
     unit.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -279,15 +196,9 @@ impl Mounter for Systemd {
 
     async fn start(&self, unit: &Path) -> Result<(), StepError> {
         let name = name_of(unit);
-        Self::bounded("make systemd read its units".into(), ANSWER_TIMEOUT_SECONDS, async {
-            Self::manager().await?.reload().await
-        })
-        .await?;
-        Self::bounded(format!("enable the unit {name}"), ANSWER_TIMEOUT_SECONDS, async {
-            Self::manager().await?.enable_unit_files(&[&name], false, true).await
-        })
-        .await?;
-        Self::run_job(&name, true).await
+        self.read_units().await?;
+        self.enable(&name).await?;
+        Ok(Systemd::start(self, &name, JOB_TIMEOUT).await?)
     }
 
     async fn stop(&self, unit: &Path) -> Result<(), StepError> {
@@ -295,17 +206,11 @@ impl Mounter for Systemd {
         if !unit.exists() {
             return Ok(());
         }
-        Self::run_job(&name, false).await?;
-        Self::bounded(format!("disable the unit {name}"), ANSWER_TIMEOUT_SECONDS, async {
-            Self::manager().await?.disable_unit_files(&[&name], false).await
-        })
-        .await?;
+        Systemd::stop(self, &name, JOB_TIMEOUT).await?;
+        self.disable(&name).await?;
         fs::remove_file(unit)
             .map_err(|error| StepError::new(format!("remove the unit {}", unit.display())).because(error))?;
-        Self::bounded("make systemd read its units".into(), ANSWER_TIMEOUT_SECONDS, async {
-            Self::manager().await?.reload().await
-        })
-        .await
+        Ok(self.read_units().await?)
     }
 
     fn units_dir(&self) -> PathBuf {

@@ -35,7 +35,7 @@ impl Ground<Systemd> {
         let name = "podman-system-generator";
         Ground {
             world: World::new(connect_migrator_container::kind::Kind::Podman),
-            systemd: Systemd,
+            systemd: Systemd::default(),
             generators: ["/usr/lib/systemd/system-generators", "/lib/systemd/system-generators"]
                 .map(|folder| Path::new(folder).join(name))
                 .to_vec(),

@@ -1,8 +1,7 @@
-//! The reload over a private D-Bus, with a double of systemd on the other side.
+//! Units over a private D-Bus, with a double of systemd on the other side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use connect_migrator_route_nginx::Service;
-use connect_migrator_route_nginx::systemd::SystemdUnit;
+use connect_migrator_units::Systemd;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -138,43 +137,46 @@ async fn double(script: Script, state: &'static str, pid: u32) -> Double {
     Double { bus, calls, _connection: connection }
 }
 
-fn unit(double: &Double, name: &str) -> SystemdUnit {
-    SystemdUnit::new(name, Duration::from_secs(2)).on_bus(&double.bus.address)
-}
+const LIMIT: Duration = Duration::from_secs(2);
+const NGINX: &str = "nginx.service";
 
 #[tokio::test]
 async fn a_job_that_ends_before_its_answer_is_read_is_not_missed() {
     let double = double(vec![(6, "failed"), (7, "done")], "active", 4711).await;
-    let unit = unit(&double, "nginx.service");
-    unit.reload().await.unwrap();
+    let systemd = Systemd::on_bus(&double.bus.address);
+    systemd.reload(NGINX, LIMIT).await.unwrap();
     assert_eq!(*double.calls.lock().unwrap(), ["Subscribe", "ReloadUnit nginx.service replace"]);
-    assert!(unit.is_active().await.unwrap());
-    assert_eq!(unit.main_pid().await, Some(4711));
+    let status = systemd.status(NGINX).await.unwrap();
+    assert!(status.is_active() && !status.is_missing());
+    assert_eq!(status.main_pid, 4711);
 }
 
 #[tokio::test]
 async fn only_done_is_done() {
     for result in ["failed", "canceled", "timeout", "dependency", "skipped"] {
         let double = double(vec![(7, result)], "active", 1).await;
-        let error = unit(&double, "nginx.service").reload().await.unwrap_err();
-        assert!(error.to_string().contains(&format!("the job ended with `{result}`")), "{error}");
+        let error = Systemd::on_bus(&double.bus.address).reload(NGINX, LIMIT).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("(`{result}`)")), "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_job_that_does_not_end_ends_the_wait() {
     let double = double(vec![(8, "done")], "active", 1).await;
-    let error = unit(&double, "nginx.service").reload().await.unwrap_err();
-    assert_eq!(error.to_string(), "could not reload nginx.service: the job did not end within 2 s");
+    let error = Systemd::on_bus(&double.bus.address).reload(NGINX, LIMIT).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "could not reload nginx.service: systemd was not done within 2 s; see `systemctl list-jobs`"
+    );
 }
 
 #[tokio::test]
 async fn refusals_and_other_states_are_told() {
     let double = double(Vec::new(), "failed", 0).await;
-    let error = unit(&double, "absent.service").reload().await.unwrap_err();
+    let systemd = Systemd::on_bus(&double.bus.address);
+    let error = systemd.reload("absent.service", LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("Unit absent.service not found."), "{error}");
-    assert!(!unit(&double, "nginx.service").is_active().await.unwrap());
-    assert_eq!(unit(&double, "nginx.service").main_pid().await, None);
-    let nowhere = SystemdUnit::new("nginx.service", Duration::from_secs(2)).on_bus("unix:path=/absent/bus");
-    assert!(nowhere.is_active().await.is_err());
+    let status = systemd.status(NGINX).await.unwrap();
+    assert!(!status.is_active() && status.main_pid == 0);
+    assert!(Systemd::on_bus("unix:path=/absent/bus").status(NGINX).await.is_err());
 }
