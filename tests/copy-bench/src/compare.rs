@@ -10,7 +10,8 @@ const TOLD_MAX: usize = 20;
 /// Paths that rsync refuses because they are longer than PATH_MAX; find compares them.
 const DEEP: &str = "/deep*";
 
-/// Makes sure that the host has what the comparison needs: installs it, or panics with the command that does.
+/// Makes sure that the host has what the comparison needs, programs or files by their whole path: installs it, or panics with the
+/// command that does.
 ///
 /// # Panics
 /// When a program is missing and cannot be installed.

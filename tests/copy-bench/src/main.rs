@@ -53,7 +53,8 @@ fn race(files: u64, rounds: u64, micros: u64) -> Result<()> {
     need(&[
         ("cc", "gcc"),
         ("pkg-config", "pkg-config"),
-        ("fusermount3", "libfuse3-dev fuse3"),
+        ("fusermount3", "fuse3"),
+        ("/usr/include/fuse3/fuse.h", "libfuse3-dev"),
         ("time", "time"),
         ("fpsync", "fpart"),
     ]);
