@@ -119,7 +119,7 @@ async fn the_plan_says_what_will_be_stopped_and_masked() {
         changes.iter().map(|change| change.when).collect::<Vec<_>>(),
         [Op::Prepare, Op::Apply, Op::Apply, Op::Rollback]
     );
-    assert!(changes[1].what.contains("active (running) with 2 processes"), "{}", changes[1].what);
+    assert!(changes[1].what.contains("active (running), processes: 2;"), "{}", changes[1].what);
     assert!(changes[2].what.contains("/dev/null"), "{}", changes[2].what);
     assert!(scene.machine.asked().is_empty());
 }

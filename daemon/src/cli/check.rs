@@ -31,7 +31,11 @@ pub(super) async fn run(instance: &Instance, json: bool, all: bool, steps: Steps
         };
         let (blockers, warnings, good) =
             (count(Severity::Blocker), count(Severity::Warning), count(Severity::Ok));
-        say_line!("{blockers} blockers, {warnings} warnings, {good} as they should be. Nothing was changed.");
+        say_line!(
+            "{}, {}, {good} as they should be. Nothing was changed.",
+            counted(blockers, "blocker"),
+            counted(warnings, "warning")
+        );
         if blocked {
             say_line!("A migration would not start. Mend the blockers and run this again.");
         } else {
@@ -39,6 +43,10 @@ pub(super) async fn run(instance: &Instance, json: bool, all: bool, steps: Steps
         }
     }
     if blocked { Exit::Blocked } else { Exit::Done }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// The findings, worst first; without the good ones unless `all`. Empty when there is nothing to show.

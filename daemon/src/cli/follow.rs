@@ -3,10 +3,11 @@
 use super::Exit;
 use super::status::{self, Status};
 use crate::bus;
+use crate::engine::StepFindings;
 use crate::instance::Instance;
 use crate::report::{CallReport, Ended, Report, Standing, may_lines, write_findings};
 use crate::service::Live;
-use connect_migrator_sdk::Op;
+use connect_migrator_sdk::{Finding, Op};
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -236,11 +237,10 @@ fn news(before: Option<&Report>, now: &Report) -> Vec<String> {
     if same.is_none() {
         lines.push(format!("migration {} of `{}`", now.migration, now.instance));
     }
-    if same.is_none_or(|before| before.findings != now.findings) {
-        let mut found = String::new();
-        let _ = write_findings(&mut found, &now.findings, false);
-        lines.extend(found.lines().map(str::to_owned));
-    }
+    let mut found = String::new();
+    let known = same.map_or(&[][..], |before| &before.findings);
+    let _ = write_findings(&mut found, &not_yet_told(known, &now.findings), false);
+    lines.extend(found.lines().map(str::to_owned));
     let mut ended: Vec<(&str, &CallReport)> = Vec::new();
     for step in &now.steps {
         let known = same.and_then(|before| before.steps.iter().find(|known| known.id == step.id));
@@ -278,9 +278,33 @@ fn news(before: Option<&Report>, now: &Report) -> Vec<String> {
     lines.into_iter().map(clean).collect()
 }
 
+/// Each step's check tells for itself: what one has found is not told again when the next has.
+fn not_yet_told(before: &[StepFindings], now: &[StepFindings]) -> Vec<StepFindings> {
+    let told = |step: &str, finding: &Finding| {
+        before.iter().any(|known| known.step == step && known.findings.contains(finding))
+    };
+    now.iter()
+        .map(|StepFindings { step, findings }| StepFindings {
+            step: step.clone(),
+            findings: findings.iter().filter(|finding| !told(step, finding)).cloned().collect(),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_is_told_once() {
+        let of = |step: &str, keys: &[&str]| StepFindings {
+            step: step.into(),
+            findings: keys.iter().map(|key| Finding::warning(*key, "text", "remedy")).collect(),
+        };
+        let (before, now) = ([of("route", &["a"])], [of("route", &["a", "b"]), of("content", &["a"])]);
+        assert_eq!(not_yet_told(&before, &now), [of("route", &["b"]), of("content", &["a"])]);
+        assert_eq!(not_yet_told(&[], &before), before);
+    }
 
     #[test]
     fn progress_is_told_in_the_units_of_its_step() {

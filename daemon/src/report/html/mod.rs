@@ -153,7 +153,7 @@ fn findings(out: &mut String, report: &Report) -> fmt::Result {
     }
     writeln!(
         out,
-        "<table class=\"list\"><tr><th></th><th>Step</th><th>Key</th><th>What was found, and what to do</th></tr>"
+        "<table class=\"list found\"><tr><th></th><th>Step</th><th>Key</th><th>What was found, and what to do</th></tr>"
     )?;
     for (step, finding) in rows {
         let (class, word) = match finding.severity {

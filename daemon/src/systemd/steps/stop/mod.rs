@@ -211,7 +211,7 @@ pub async fn plan(ground: &Ground, config: &StopConfig, cx: &Context) -> Result<
         Change::new(
             Op::Apply,
             format!(
-                "stop {unit}, now {} with {processes} processes; {kill}, this run waits at most {bound} s",
+                "stop {unit}, now {}, processes: {processes}; {kill}, this run waits at most {bound} s",
                 status.state_text()
             ),
         ),
