@@ -21,6 +21,14 @@ fn within(cross_mounts: bool) -> ResolveFlags {
     if cross_mounts { beneath } else { beneath | ResolveFlags::NO_XDEV }
 }
 
+/// Whether this kernel can open what lies below a folder without being led out of it (`openat2`, Linux 5.6). Nothing can be copied
+/// otherwise. Changes nothing.
+#[must_use]
+pub fn kernel_suffices() -> bool {
+    let opened = openat2(rustix::fs::CWD, c".", DIRECTORY, Mode::empty(), within(true));
+    !matches!(opened, Err(Errno::NOSYS))
+}
+
 /// Opens the root of a tree; here symbolic links in the path are the caller's own.
 pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, CopyError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

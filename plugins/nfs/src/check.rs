@@ -7,7 +7,7 @@ use crate::trial::{Trial, look};
 use crate::units::{Mounter, unit_name, unit_text};
 use connect_migrator_connect::installation::{DatabaseProvider, Installation, variable};
 use connect_migrator_connect::source_edits::SourceEdits;
-use connect_migrator_copy::{Ability, Survey, XattrKind, survey};
+use connect_migrator_copy::{Ability, Survey, XattrKind, kernel_suffices, survey};
 use connect_migrator_sdk::{Change, Context, Finding, Op, StepError};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -43,6 +43,10 @@ pub async fn check(
         findings.push(Finding::blocker("nfs-source", text, "set `Server.DataDir` to where the data are"));
         return Ok(findings);
     }
+    if !kernel_suffices() {
+        findings.push(old_kernel());
+        return Ok(findings);
+    }
     let options = config.copy(&folders.source, cx);
     let counted = copying::run(cx, "counting what is to be copied", None, move |control| {
         // The survey is quick; it looks at the flag itself.
@@ -57,6 +61,14 @@ pub async fn check(
         Err(findings_of_trial) => findings.push(findings_of_trial),
     }
     Ok(findings)
+}
+
+fn old_kernel() -> Finding {
+    Finding::blocker(
+        "nfs-kernel",
+        "this kernel cannot open what lies below a folder without being led out of it (openat2, Linux 5.6)",
+        "start a newer kernel; or move the data by hand before the migration, and take this step out of the runbook",
+    )
 }
 
 fn about_source(config: &Settings, cx: &Context, source: &Path) -> Result<Vec<Finding>, StepError> {
