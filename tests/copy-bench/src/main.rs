@@ -10,6 +10,8 @@ use std::process::ExitCode;
 const FILES: u64 = 10_000;
 const ROUNDS: u64 = 5;
 const ROUND_TRIP_MICROS: u64 = 500;
+const RSYNC: &str = "rsync -aHAX --numeric-ids";
+const XCP_VERSION: &str = "0.24.9";
 /// Folders of the tree that are runtime caches.
 const CACHES: [&str; 2] = ["packrat", "python-environments"];
 
@@ -49,6 +51,18 @@ fn is_there(program: &str) -> bool {
     std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
 }
 
+/// The copier of crates.io that comes nearest; installed below `target/tools` if need be. It keeps neither ACLs nor hard links.
+fn xcp(own: &Path, cargo: &str) -> Result<Option<PathBuf>> {
+    let Some(target) = own.ancestors().nth(2) else { return Ok(None) };
+    let root = target.join("tools");
+    let xcp = root.join("bin/xcp");
+    if !xcp.exists() {
+        println!("xcp {XCP_VERSION} is missing and is installed below {}", root.display());
+        timed(&format!("{cargo} install --locked --root '{}' xcp@{XCP_VERSION}", root.display()), true)?;
+    }
+    Ok(xcp.exists().then_some(xcp))
+}
+
 fn race(files: u64, rounds: u64, micros: u64) -> Result<()> {
     need(&[
         ("cc", "gcc"),
@@ -76,16 +90,16 @@ fn race(files: u64, rounds: u64, micros: u64) -> Result<()> {
     timed(&format!("{cargo} build --release -p connect-migrator-copy"), false)?;
     let place = Place::new(&work)?;
     place.build_delay()?;
-    let rsync = "rsync -aHAX --numeric-ids".to_owned();
-    let mut peers = vec![("rsync", format!("{rsync} {{s}}/ {{d}}/"))];
+    let mut peers = vec![("rsync", format!("{RSYNC} {{s}}/ {{d}}/"))];
     if is_there("fpsync") {
         peers.push((
             "fpsync -n 32",
             "rm -rf {w}/fp; fpsync -n 32 -f 100 -t {w}/fp -o '-lptgoDHAX --numeric-ids' {s}/ {d}/".into(),
         ));
     }
-    if is_there("xcp") {
-        peers.push(("xcp -w 64", "xcp -r -o --no-progress -w 64 -T {s} {d}/x".into()));
+    if let Some(xcp) = xcp(&own, &cargo)? {
+        let line = format!("{} -r -o --no-progress -w 64 -T {{s}} {{d}}/x", xcp.display());
+        peers.push(("xcp -w 64", line));
     }
     let mut bench = Bench { work, source, copier, place, files: made.files, rows: Vec::new(), peers };
     bench.trips()?;
@@ -93,6 +107,8 @@ fn race(files: u64, rounds: u64, micros: u64) -> Result<()> {
         println!("round {}", round + 1);
         bench.near_and_far(Some(micros))?;
         bench.near_and_far(None)?;
+        bench.local(false)?;
+        bench.local(true)?;
         bench.caches(micros)?;
     }
     bench.print();
@@ -127,7 +143,7 @@ impl Bench {
             ["first pass, far", "nothing changed, far", "1 % changed, far", "all content compared, far"]
         } else {
             [
-                "first pass, local, warm",
+                "first pass, local, by all",
                 "nothing changed, local",
                 "1 % changed, local",
                 "all content compared, local",
@@ -161,6 +177,31 @@ impl Bench {
         let verify = format!("{} verify {{s}} {{d}}", self.copier.display());
         let lines = [self.ours(""), self.ours(""), verify];
         self.later_on(&live, "ours", [nothing, some, compared], micros, lines)
+    }
+
+    /// The first pass from disk to disk, like beside like: both may be lost in a power cut, or both are made to last. Cold: nothing of
+    /// the source is in memory.
+    fn local(&mut self, cold: bool) -> Result<()> {
+        let (loose, lasting) = if cold {
+            ("first pass, local, cold, not made to last", "first pass, local, cold, made to last")
+        } else {
+            ("first pass, local, warm, not made to last", "first pass, local, warm, made to last")
+        };
+        let rsync = format!("{RSYNC} {{s}}/ {{d}}/");
+        let methods = [
+            (loose, "rsync", rsync.clone()),
+            (loose, "ours", self.ours("--durability none")),
+            (lasting, "rsync", format!("{rsync} && sync -f {{d}}")),
+            (lasting, "ours", self.ours("")),
+        ];
+        for (what, method, line) in methods {
+            let target = self.place.fresh(None)?;
+            let _ = std::fs::remove_file(self.work.join("manifest"));
+            timed(if cold { "sync; echo 3 >/proc/sys/vm/drop_caches" } else { "sync" }, false)?;
+            let took = timed(&self.fill(&line, &self.source, &target), false)?;
+            self.note(what, method, took, 0);
+        }
+        Ok(())
     }
 
     /// Trips do not depend on the machine: counted once, at a server that holds what NFS 4.2 holds.

@@ -1,5 +1,6 @@
 //! What is measured, as tables: one thing at a time, on a machine of its own or on this host.
 
+mod latency;
 mod rebuild;
 mod relocation;
 mod step;
@@ -9,7 +10,7 @@ use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
 use connect_migrator_rig::Suite;
 
-/// Runs the benches, or those whose name (`window`, `relocation`, `step`, `rebuild`) is in `only`, and prints their figures.
+/// Runs the benches, or those whose name (`window`, `relocation`, `latency`, `step`, `rebuild`) is in `only`, and prints their figures.
 ///
 /// # Errors
 /// When one cannot be run, or a figure is worse than it may be.
@@ -17,10 +18,11 @@ pub fn run(artifacts: &Artifacts, suite: Option<Suite>, only: &[String]) -> Trie
     let wanted = |name: &str| only.is_empty() || only.iter().any(|part| part == name);
     let measured = if wanted("window") { on_a_machine(artifacts, suite) } else { Ok(()) };
     let relocated = if wanted("relocation") { relocation(artifacts, suite) } else { Ok(()) };
+    let noticed = if wanted("latency") { latency(artifacts, suite) } else { Ok(()) };
     println!("\nOn this host:");
     let called = if wanted("step") { step::run() } else { Ok(()) };
     let rebuilt = if wanted("rebuild") { rebuild::run(artifacts) } else { Ok(()) };
-    measured.and(relocated).and(called).and(rebuilt)
+    measured.and(relocated).and(noticed).and(called).and(rebuilt)
 }
 
 fn on_a_machine(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
@@ -37,6 +39,12 @@ fn relocation(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
     let suite = suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
     println!("\nOn two machines ({suite}):");
     relocation::run(suite, artifacts)
+}
+
+fn latency(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {
+    let suite = suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
+    println!("\nOn a machine ({suite}):");
+    latency::run(suite, artifacts)
 }
 
 /// The middle one.

@@ -51,6 +51,8 @@ struct Arguments {
 struct Asked {
     sent: Duration,
     late: Duration,
+    /// From the sending of the request to its answer.
+    took: Duration,
     /// The server that answered well, or what went wrong.
     outcome: Result<String, String>,
 }
@@ -74,10 +76,12 @@ fn main() -> ExitCode {
                         break;
                     }
                     let sent = Instant::now();
+                    let outcome = ask(&arguments);
                     let one = Asked {
                         sent: sent.duration_since(start),
                         late: sent.saturating_duration_since(due),
-                        outcome: ask(&arguments),
+                        took: sent.elapsed(),
+                        outcome,
                     };
                     asked.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                     tick += workers;
@@ -161,9 +165,7 @@ fn told(all: &[Asked]) -> serde_json::Value {
             }
         }
     }
-    let mut late: Vec<f64> = all.iter().map(|one| one.late.as_secs_f64() * 1000.0).collect();
-    late.sort_by(f64::total_cmp);
-    let at = |share: usize| late.get(late.len() * share / 100).copied().unwrap_or_default();
+    let good = all.iter().filter(|one| one.outcome.is_ok());
     json!({
         "seconds": longest.0.as_secs_f64(),
         "from": longest.1,
@@ -171,8 +173,17 @@ fn told(all: &[Asked]) -> serde_json::Value {
         "ends_bad": bad_since,
         "requests": all.len(),
         "outcomes": outcomes,
-        "late_ms": { "p50": at(50), "p99": at(99) },
+        "late_ms": shares(all.iter().map(|one| one.late)),
+        "answer_ms": shares(good.map(|one| one.took)),
     })
+}
+
+/// What half of them, and all but a hundredth of them, do not exceed, in milliseconds.
+fn shares(times: impl Iterator<Item = Duration>) -> serde_json::Value {
+    let mut sorted: Vec<f64> = times.map(|time| time.as_secs_f64() * 1000.0).collect();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: usize| sorted.get(sorted.len() * share / 100).copied().unwrap_or_default();
+    json!({ "p50": at(50), "p99": at(99) })
 }
 
 #[cfg(test)]
@@ -183,6 +194,7 @@ mod tests {
         let one = |(tick, outcome): (usize, &Result<&str, &str>)| Asked {
             sent: Duration::from_millis(10 * tick as u64),
             late: Duration::ZERO,
+            took: Duration::from_millis(tick as u64),
             outcome: outcome.map(str::to_owned).map_err(str::to_owned),
         };
         outcomes.iter().enumerate().map(one).collect()
@@ -196,6 +208,7 @@ mod tests {
         assert_eq!((&told["from"], &told["to"]), (&json!("old"), &json!("new")));
         assert_eq!(told["outcomes"], json!({ "old": 3, "new": 2, "status 503": 4 }));
         assert_eq!(told["ends_bad"], false);
+        assert_eq!(told["answer_ms"], json!({ "p50": 3.0, "p99": 8.0 }));
     }
 
     #[test]

@@ -26,6 +26,12 @@ pub(super) const ALL: &[Scenario] = &[
         rolled_back,
     ),
     local(
+        "a quota is met in the midst of the first copy: told as one, as before; with more of it the same runbook ends moved",
+        On::None,
+        On::One,
+        quota,
+    ),
+    local(
         "rollback after users worked on the new server: what they did is on the source, on PostgreSQL",
         On::None,
         On::One,
@@ -146,6 +152,31 @@ fn rolled_back(lab: &Lab) -> Tried {
     back_because(lab, "container", "does not answer")?;
     lab.assert_as_before()?;
     lab.never_two_seen()
+}
+
+/// An export with a quota that also binds root: a subvolume of btrfs.
+const EXPORT_WITH_QUOTA: &str =
+    "set -e; modprobe btrfs; truncate -s 512M /srv/quota.img; mkfs.btrfs -q /srv/quota.img
+     mkdir /srv/quota; mount -o loop /srv/quota.img /srv/quota; btrfs quota enable /srv/quota
+     btrfs subvolume create /srv/quota/connect >/dev/null; btrfs qgroup limit 3M /srv/quota/connect
+     exportfs -o rw,no_root_squash,no_subtree_check,fsid=3 127.0.0.1:/srv/quota/connect";
+
+fn quota(lab: &Lab) -> Tried {
+    lab.must(EXPORT_WITH_QUOTA)?;
+    let storage = Relocation { export: "127.0.0.1:/srv/quota/connect".into(), ..Relocation::default() };
+    let runbook = storage.runbook(Runbook::default()).text();
+    lab.start_another(&runbook)?;
+    let status = back_because(lab, "storage", "quota")?;
+    let windows = status.get("windows").and_then(Value::as_array).map_or(0, Vec::len);
+    ensure!(windows == 0, "users were not served for a while: {status}");
+    let left = lab.ask("find /srv/quota/connect -mindepth 1 | wc -l")?;
+    ensure!(left == "0", "{left} entries of ours were left at the target");
+    lab.assert_as_before()?;
+
+    lab.must("btrfs qgroup limit none /srv/quota/connect")?;
+    lab.start_another(&runbook)?;
+    lab.wait_standing("committed")?;
+    lab.assert_relocated()
 }
 
 /// Waits for the end of a rollback, and asserts why it was made and that nothing was left.
