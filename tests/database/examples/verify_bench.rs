@@ -1,8 +1,10 @@
-//! How long the comparison takes: a SQLite file of a million rows in five tables against the same in PostgreSQL over TLS.
+//! What a database of a million rows costs in the window, the vendor's tool apart: saving the SQLite file, a copy of it for the tool to
+//! work on, and the comparison with the same rows in PostgreSQL over TLS.
 //!
 //! `cargo run --release -p connect-migrator-database-tests --example verify_bench [ROWS]`
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench is for developers only")]
 
+use connect_migrator_postgres::backup::Backup;
 use connect_migrator_postgres::compare::{Depth, Target, compare};
 use connect_migrator_postgres::connection::Door;
 use connect_migrator_postgres::settings::{Settings, Which};
@@ -11,6 +13,7 @@ use connect_migrator_postgres::url::PostgresUrl;
 use connect_migrator_sdk::Secret;
 use database_tests::cluster::{Cluster, PASSWORD};
 use serde_json::json;
+use std::path::Path;
 use std::time::Instant;
 
 const DEFAULT_ROWS: u64 = 1_000_000;
@@ -23,6 +26,23 @@ fn columns(lite: bool) -> &'static str {
         "id INTEGER PRIMARY KEY, guid TEXT, made TEXT, done INTEGER, size INTEGER, share REAL, note TEXT"
     } else {
         "id bigint PRIMARY KEY, guid uuid, made timestamptz, done boolean, size bigint, share double precision, note text"
+    }
+}
+
+/// The two copies that are made in the window, each made to last.
+fn saved(file: &Path, dir: &Path) {
+    let files = sqlite_files::find(file.parent().unwrap()).unwrap();
+    for round in 0..ROUNDS {
+        let begun = Instant::now();
+        let backup = Backup::take(&files, &dir.join(format!("backup-{round}"))).unwrap();
+        let saved = begun.elapsed();
+        let begun = Instant::now();
+        backup.work_copy(&dir.join(format!("work-{round}"))).unwrap();
+        println!(
+            "saved in {:.2} s, copied for the tool in {:.2} s",
+            saved.as_secs_f64(),
+            begun.elapsed().as_secs_f64()
+        );
     }
 }
 
@@ -60,6 +80,7 @@ async fn main() {
         bytes >> 20,
         if cfg!(debug_assertions) { "debug" } else { "release" }
     );
+    saved(&file, dir.path());
     let parsed = PostgresUrl::parse(&url).unwrap();
     for (name, with) in [
         ("rows in number, 10000 rows a table by content", json!({ "url": url })),

@@ -1,5 +1,6 @@
 //! What is measured, as tables: one thing at a time, on a machine of its own or on this host.
 
+mod elsewhere;
 mod latency;
 mod rebuild;
 mod relocation;
@@ -10,7 +11,7 @@ use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
 use connect_migrator_rig::Suite;
 
-/// Runs the benches, or those whose name (`window`, `relocation`, `latency`, `step`, `rebuild`) is in `only`, and prints their figures.
+/// Runs the benches, or those whose name (`window`, `relocation`, `latency`, `step`, `rebuild`, `copy`, `database`) is in `only`, and prints their figures.
 ///
 /// # Errors
 /// When one cannot be run, or a figure is worse than it may be.
@@ -22,7 +23,9 @@ pub fn run(artifacts: &Artifacts, suite: Option<Suite>, only: &[String]) -> Trie
     println!("\nOn this host:");
     let called = if wanted("step") { step::run() } else { Ok(()) };
     let rebuilt = if wanted("rebuild") { rebuild::run(artifacts) } else { Ok(()) };
-    measured.and(relocated).and(noticed).and(called).and(rebuilt)
+    let copied = if wanted("copy") { elsewhere::copy() } else { Ok(()) };
+    let compared = if wanted("database") { elsewhere::database() } else { Ok(()) };
+    measured.and(relocated).and(noticed).and(called).and(rebuilt).and(copied).and(compared)
 }
 
 fn on_a_machine(artifacts: &Artifacts, suite: Option<Suite>) -> Tried {

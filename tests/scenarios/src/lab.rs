@@ -21,6 +21,7 @@ const BEFORE: &str = include_str!("guest/before.sh");
 const CONTENT: &str = include_str!("guest/content.sh");
 const INSTALL: &str = include_str!("guest/install.sh");
 const STORY: &str = include_str!("guest/story.sh");
+const SECRETS: &str = include_str!("guest/secrets.sh");
 
 /// Why a scenario failed, as text.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -282,6 +283,17 @@ impl Lab {
     pub fn story(&self) -> Tried<String> {
         let out = self.machine.run_within(STORY, COMMAND_DEADLINE)?;
         Ok(out.stdout + &out.stderr)
+    }
+
+    /// Asserts that none of the lab's secrets stands where it must not.
+    ///
+    /// # Errors
+    /// With where one stands.
+    pub fn assert_no_secret(&self) -> Tried {
+        self.machine.write_file("/root/lab/secrets.sh", SECRETS)?;
+        let seen = self.must("bash /root/lab/secrets.sh")?;
+        ensure!(seen.trim().is_empty(), "a secret stands in:\n{seen}");
+        Ok(())
     }
 
     /// Asserts the good end: Connect in the container, the old unit inactive and masked, users served as before.

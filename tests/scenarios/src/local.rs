@@ -130,7 +130,9 @@ impl Lab {
     /// # Errors
     /// When that cannot be done.
     pub fn can_compare(&self) -> Tried {
-        self.machine.write_file("/run/systemd/system/lab-compare.service", COMPARE_UNIT)?;
+        // Not below /etc, which is looked at, nor below /run, which a cut of the power empties.
+        self.must("mkdir -p /usr/local/lib/systemd/system")?;
+        self.machine.write_file("/usr/local/lib/systemd/system/lab-compare.service", COMPARE_UNIT)?;
         self.must("systemctl daemon-reload")?;
         Ok(())
     }

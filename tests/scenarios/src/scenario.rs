@@ -260,7 +260,7 @@ fn run_one(
             return Err(first_line(&why));
         }
     };
-    let Err(error) = (scenario.run)(&lab) else {
+    let Err(error) = (scenario.run)(&lab).and_then(|()| lab.assert_no_secret()) else {
         told("ok", began);
         return Ok(());
     };

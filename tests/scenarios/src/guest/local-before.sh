@@ -4,7 +4,7 @@
 set -euo pipefail
 export LC_ALL=C
 data=/var/lib/connect-data
-entries() { # everything below $1 with type, mode, owner and time; what is in files and links
+entries() { # everything below $1 with type, mode and owner; what is in files and links
 	[ -e "$1" ] || return 0
 	{
 		find "$@" \( -type f -printf '%m %U:%G %p\n' -o -type l -printf 'link %p -> %l\n' -o -printf '%y %m %U:%G %p\n' \)

@@ -7,7 +7,7 @@ use crate::lab::{Lab, Runbook, Tried, standing};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[one(
-    "an operator parks, goes on, is refused a changed runbook, rolls back, begins anew and commits",
+    "an operator parks, goes on, is refused a changed runbook, follows, rolls back, begins anew and commits",
     operator,
 )];
 
@@ -34,7 +34,14 @@ fn operator(lab: &Lab) -> Tried {
     ensure!(shown, "the difference is not shown:\n{journal}");
 
     lab.write_runbook(&runbook.text())?;
-    ensure!(lab.start_migration()?, "it did not go on");
+    lab.must("connect-migrator resume prod")?;
+    lab.wait_soak()?;
+    // By the commands, too.
+    lab.must("connect-migrator pause prod")?;
+    lab.wait_for("the run to park", "! systemctl is-active -q connect-migrator@prod")?;
+    let status = lab.status()?;
+    ensure!(standing(&status) == "parked", "after `pause` it is {}", standing(&status));
+    lab.must("connect-migrator resume prod")?;
     lab.wait_soak()?;
     // A soak that is over and waits for the operator commits nothing by itself.
     lab.wait_for(
@@ -42,8 +49,18 @@ fn operator(lab: &Lab) -> Tried {
         "systemctl show -P StatusText connect-migrator@prod | grep -q 'waits for'",
     )?;
 
+    let asked = lab.machine.run("connect-migrator rollback prod </dev/null")?;
+    ensure!(!asked.success(), "rollback did not ask");
+    ensure!(standing(&lab.status()?) == "running", "a rollback that nobody agreed to was begun");
+    for (unit, form) in [("lab-follow-lines", ""), ("lab-follow-objects", " --json")] {
+        lab.must(&format!(
+            "systemd-run --quiet --unit={unit} --property=StandardOutput=truncate:/root/lab/{unit} \
+             --property=RemainAfterExit=yes connect-migrator status prod --follow{form}"
+        ))?;
+    }
     lab.must("connect-migrator rollback prod --yes")?;
     lab.wait_standing("rolled-back")?;
+    followed(lab)?;
     lab.assert_as_before()?;
 
     ensure!(lab.start_migration()?, "it did not begin anew");
@@ -55,6 +72,29 @@ fn operator(lab: &Lab) -> Tried {
     ensure!(!late.success(), "a committed migration was rolled back:\n{}", late.stdout);
     is_as_published(lab, "report")?;
     lab.assert_moved()
+}
+
+/// What `status --follow` told in a pipe, and with which exit codes it ended: as the migration did.
+fn followed(lab: &Lab) -> Tried {
+    for unit in ["lab-follow-lines", "lab-follow-objects"] {
+        lab.wait_for(
+            "`status --follow` to end",
+            &format!("systemctl show -P SubState {unit} | grep -qE 'failed|exited'"),
+        )?;
+        let code = lab.ask(&format!("systemctl show -P ExecMainStatus {unit}"))?;
+        ensure!(code == "3", "it ended with {code}, not with the 3 of a rollback");
+    }
+    let lines = lab.ask("cat /root/lab/lab-follow-lines")?;
+    ensure!(lines.contains("route") && lines.contains("roll"), "it told\n{lines}");
+    ensure!(!lines.contains('\u{1b}'), "in a pipe it paints: {lines:?}");
+    let objects = lab.ask("cat /root/lab/lab-follow-objects")?;
+    let mut last = Value::Null;
+    for line in objects.lines() {
+        last = serde_json::from_str(line).map_err(|error| format!("{error} in the line {line:?}"))?;
+    }
+    ensure!(objects.lines().count() > 1, "it told one object only:\n{objects}");
+    ensure!(standing(&last) == "rolled-back", "the last object is {last}");
+    Ok(())
 }
 
 /// What a command prints with `--json` is what its published schema says.

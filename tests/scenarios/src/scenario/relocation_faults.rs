@@ -111,12 +111,14 @@ fn assert_served(lab: &Lab) -> Tried {
 }
 
 fn power_cut(lab: &Lab) -> Tried {
-    in_the_first_copy(lab, Runbook::default())?;
+    lab.can_compare()?;
+    in_the_first_copy(lab, Runbook { after_stop: COMPARES.into(), ..Runbook::default() })?;
     lab.machine.power_cut()?;
     let state = lab.machine.boot()?;
     ensure!(matches!(state.as_str(), "running" | "degraded"), "the machine came up {state}");
     let end = lab.assert_good_relocation()?;
     ensure!(end == "committed", "it ended {end}");
+    println!("     {}", lab.compared_equal()?);
     lab.machine.reboot()?;
     lab.wait_for(
         "the container to serve after a reboot",
@@ -174,8 +176,11 @@ fn quota(lab: &Lab) -> Tried {
     lab.assert_as_before()?;
 
     lab.must("btrfs qgroup limit none /srv/quota/connect")?;
-    lab.start_another(&runbook)?;
+    lab.can_compare()?;
+    let rest = Runbook { after_stop: COMPARES.into(), ..Runbook::default() };
+    lab.start_another(&storage.runbook(rest).text())?;
     lab.wait_standing("committed")?;
+    println!("     {}", lab.compared_equal()?);
     lab.assert_relocated()
 }
 
@@ -198,13 +203,16 @@ fn back_because(lab: &Lab, step: &str, why: &str) -> Tried<Value> {
 
 fn after_traffic(lab: &Lab) -> Tried {
     lab.watch_for_two()?;
-    lab.write_runbook(&Relocation::default().runbook(Runbook::that_waits()).text())?;
+    lab.can_compare()?;
+    let rest = Runbook { after_stop: COMPARES.into(), ..Runbook::that_waits() };
+    lab.write_runbook(&Relocation::default().runbook(rest).text())?;
     // Said beforehand.
     let plan = lab.ask("connect-migrator plan prod")?;
     let plan: Vec<&str> = plan.split_whitespace().collect();
     ensure!(plan.join(" ").contains("the source comes back on PostgreSQL"), "the plan does not say it");
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_soak()?;
+    println!("     {}", lab.compared_equal()?);
     // Users work on the new server: a file is written, one is changed, one is gone; and a row is.
     lab.must(
         "cd /mnt/connect/apps/archive && echo new >written-by-users && echo changed >1/note-1 && rm 2/note-2 && rm -r 3 &&
