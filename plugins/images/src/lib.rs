@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod bakery;
+mod challenge;
 pub mod choice;
 pub mod contents;
 pub mod credentials;

@@ -2,6 +2,7 @@
 //!
 //! <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>
 
+use crate::challenge::{Challenge, Wanted, challenge};
 use crate::credentials::Login;
 use crate::reference::{host_and_repository, split};
 use connect_migrator_sdk::Secret;
@@ -251,7 +252,14 @@ struct Repository<'c> {
     name: String,
     base: String,
     login: Option<&'c Login>,
-    token: Option<Secret>,
+    pass: Pass,
+}
+
+/// What a request carries. The password goes out only once the registry has asked for it.
+enum Pass {
+    Nothing,
+    Token(Secret),
+    Password,
 }
 
 impl Registries {
@@ -277,7 +285,7 @@ impl Registries {
         // As docker and podman have it, a registry on this machine needs no TLS.
         let local = bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let base = format!("{}://{address}", if local { "http" } else { "https" });
-        Repository { client: &self.client, host, name, base, login, token: None }
+        Repository { client: &self.client, host, name, base, login, pass: Pass::Nothing }
     }
 
     /// Finds an image for this machine's platform and reads its labels. Pulls nothing.
@@ -416,21 +424,20 @@ impl Repository<'_> {
         RegistryError::Down { host: self.host.clone(), why: causes(error) }
     }
 
-    /// Asks, and asks again with a token where the registry wants one.
+    /// Asks, and asks again with a token or the password where the registry wants one.
     async fn get(&mut self, url: &str, accept: &str, reference: &str) -> Result<Response, RegistryError> {
         let response = self.send(url, accept).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        if response.status() != StatusCode::UNAUTHORIZED || !matches!(self.pass, Pass::Nothing) {
             return self.sorted(response, reference).await;
         }
-        let wanted = response.headers().get(WWW_AUTHENTICATE).and_then(|v| v.to_str().ok());
-        match wanted.and_then(Challenge::parse) {
-            Some(challenge) if self.token.is_none() => {
-                self.token = Some(self.fetch_token(&challenge, reference).await?);
-                let response = self.send(url, accept).await?;
-                self.sorted(response, reference).await
-            }
-            _ => self.sorted(response, reference).await,
-        }
+        let wanted = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
+        self.pass = match challenge(wanted) {
+            Challenge::Token(wanted) => Pass::Token(self.fetch_token(&wanted, reference).await?),
+            Challenge::Password if self.login.is_some() => Pass::Password,
+            Challenge::Password => return self.sorted(response, reference).await,
+        };
+        let response = self.send(url, accept).await?;
+        self.sorted(response, reference).await
     }
 
     async fn send(&self, url: &str, accept: &str) -> Result<Response, RegistryError> {
@@ -438,24 +445,24 @@ impl Repository<'_> {
         if !accept.is_empty() {
             request = request.header(ACCEPT, accept);
         }
-        request = match (&self.token, self.login) {
-            (Some(token), _) => request.bearer_auth(token.expose()),
-            (None, Some(login)) => request.basic_auth(&login.user, Some(login.password.expose())),
-            (None, None) => request,
+        request = match (&self.pass, self.login) {
+            (Pass::Token(token), _) => request.bearer_auth(token.expose()),
+            (Pass::Password, Some(login)) => request.basic_auth(&login.user, Some(login.password.expose())),
+            _ => request,
         };
         request.send().await.map_err(|error| self.down(&error))
     }
 
-    async fn fetch_token(&self, challenge: &Challenge, reference: &str) -> Result<Secret, RegistryError> {
+    async fn fetch_token(&self, wanted: &Wanted, reference: &str) -> Result<Secret, RegistryError> {
         let malformed = |why: String| self.malformed(reference, &why);
-        let mut realm = reqwest::Url::parse(&challenge.realm)
-            .map_err(|error| malformed(format!("it sends to `{}` for a token: {error}", challenge.realm)))?;
+        let mut realm = reqwest::Url::parse(&wanted.realm)
+            .map_err(|error| malformed(format!("it sends to `{}` for a token: {error}", wanted.realm)))?;
         if realm.scheme() != "https" && self.base.starts_with("https") {
             return Err(malformed(format!("it sends to {realm} for a token, without TLS")));
         }
-        let scope = challenge.scope.clone().unwrap_or_else(|| format!("repository:{}:pull", self.name));
+        let scope = wanted.scope.clone().unwrap_or_else(|| format!("repository:{}:pull", self.name));
         realm.query_pairs_mut().append_pair("scope", &scope);
-        if let Some(service) = &challenge.service {
+        if let Some(service) = &wanted.service {
             realm.query_pairs_mut().append_pair("service", service);
         }
         let mut request = self.client.get(realm);
@@ -492,24 +499,6 @@ impl Repository<'_> {
             429 => RegistryError::TooMany { host, wait },
             _ => RegistryError::Broken { host, reference, status: status_code, said },
         })
-    }
-}
-
-/// `Bearer realm="https://auth…",service="…",scope="…"`.
-struct Challenge {
-    realm: String,
-    service: Option<String>,
-    scope: Option<String>,
-}
-
-impl Challenge {
-    fn parse(header: &str) -> Option<Self> {
-        let rest = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer "))?;
-        let field = |name: &str| {
-            let at = rest.find(&format!("{name}=\""))? + name.len() + 2;
-            rest.get(at..)?.split('"').next().map(str::to_owned)
-        };
-        Some(Challenge { realm: field("realm")?, service: field("service"), scope: field("scope") })
     }
 }
 

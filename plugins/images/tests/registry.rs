@@ -12,6 +12,7 @@ use connect_migrator_sdk::{Secret, Severity};
 use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -329,6 +330,7 @@ async fn a_token_is_fetched_with_the_login_and_the_password_goes_nowhere_else() 
                 _ => said(401, "who are you"),
             };
         }
+        assert!(!auth.as_deref().is_some_and(|auth| auth.starts_with("Basic")), "{uri}");
         if auth.as_deref() != Some("Bearer t") {
             let wanted = format!("Bearer realm=\"http://{host}/token\",service=\"s\"");
             return ([(header::WWW_AUTHENTICATE, wanted)], said(401, "token please")).into_response();
@@ -350,4 +352,25 @@ async fn a_token_is_fetched_with_the_login_and_the_password_goes_nowhere_else() 
         matches!(&refused, RegistryError::Denied { status: 401, .. })
             && !refused.to_string().contains("hunter2")
     );
+}
+
+#[tokio::test]
+async fn a_registry_gets_the_password_once_it_has_asked_for_it_and_not_before() {
+    static UNASKED: AtomicBool = AtomicBool::new(false);
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    fn answer(_: &Uri, headers: &HeaderMap) -> Response {
+        if headers.contains_key(header::AUTHORIZATION) {
+            UNASKED.fetch_or(!ASKED.load(Ordering::SeqCst), Ordering::SeqCst);
+            return said(404, "not here");
+        }
+        ASKED.store(true, Ordering::SeqCst);
+        ([(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")], said(401, "who are you")).into_response()
+    }
+    let reference = format!("{}/x/y:1", faulty(answer).await);
+    let login =
+        Login { user: "ann".into(), password: Secret::new("hunter2".to_owned()), from: "a file".into() };
+    let registries = Registries::new("linux/amd64").unwrap();
+    let missing = registries.find(&reference, Some(&login)).await.unwrap_err();
+    assert!(matches!(missing, RegistryError::Missing { .. }), "{missing}");
+    assert!(ASKED.load(Ordering::SeqCst) && !UNASKED.load(Ordering::SeqCst));
 }
