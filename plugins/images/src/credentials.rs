@@ -20,10 +20,24 @@ pub struct Login {
     pub from: String,
 }
 
+/// A program that keeps logins for docker or podman. It is not asked: it runs as it likes, and may want a person at a terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Helper {
+    /// The program.
+    pub program: String,
+    /// The file that names it.
+    pub file: PathBuf,
+}
+
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct File {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    #[serde(default)]
+    cred_helpers: BTreeMap<String, String>,
+    #[serde(default)]
+    creds_store: String,
 }
 
 #[derive(Deserialize)]
@@ -47,11 +61,29 @@ pub fn find(files: &[PathBuf], host: &str, repository: &str) -> Option<Login> {
     files.iter().find_map(|path| in_file(path, host, repository))
 }
 
-fn in_file(path: &Path, host: &str, repository: &str) -> Option<Login> {
+/// The program that keeps the login for a registry, where one of these files leaves it to one.
+#[must_use]
+pub fn helper(files: &[PathBuf], host: &str) -> Option<Helper> {
+    files.iter().find_map(|path| {
+        let file = read(path)?;
+        let own = file.cred_helpers.iter().find(|(key, _)| fits(key, host, host)).map(|(_, name)| name);
+        // A store for all registries has a login for those that were logged in to: they have an entry without one.
+        let logged_in = || file.auths.keys().any(|key| fits(key, host, host));
+        let name = own.or_else(|| Some(&file.creds_store).filter(|_| logged_in()))?;
+        let program = format!("docker-credential-{name}");
+        (!name.is_empty()).then(|| Helper { program, file: path.clone() })
+    })
+}
+
+fn read(path: &Path) -> Option<File> {
     if std::fs::metadata(path).ok()?.len() > FILE_MAX_BYTES {
         return None;
     }
-    let file: File = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn in_file(path: &Path, host: &str, repository: &str) -> Option<Login> {
+    let file = read(path)?;
     let full = format!("{host}/{repository}");
     let best = file.auths.iter().filter(|(key, entry)| !entry.auth.is_empty() && fits(key, host, &full));
     let (_, entry) = best.max_by_key(|(key, _)| key.len())?;
@@ -104,5 +136,23 @@ mod tests {
         assert_eq!(user("docker.io", "posit/connect"), Some(("c".into(), "4".into())));
         assert_eq!(user("h:1", "x"), None);
         assert_eq!(user("ghcr.io", "x"), None);
+    }
+
+    #[test]
+    fn a_login_that_is_left_to_a_program_is_told_from_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let helper = |text: &str, host: &str| {
+            std::fs::write(&path, text).unwrap();
+            helper(std::slice::from_ref(&path), host).map(|helper| helper.program)
+        };
+        let own = r#"{ "credHelpers": { "ghcr.io": "gh", "https://index.docker.io/v1/": "pass" } }"#;
+        assert_eq!(helper(own, "ghcr.io").as_deref(), Some("docker-credential-gh"));
+        assert_eq!(helper(own, "docker.io").as_deref(), Some("docker-credential-pass"));
+        assert_eq!(helper(own, "quay.io"), None);
+        let store = r#"{ "auths": { "ghcr.io": {} }, "credsStore": "secretservice" }"#;
+        assert_eq!(helper(store, "ghcr.io").as_deref(), Some("docker-credential-secretservice"));
+        assert_eq!(helper(store, "quay.io"), None);
+        assert_eq!(helper(r#"{ "auths": { "ghcr.io": { "auth": "YTpi" } } }"#, "ghcr.io"), None);
     }
 }
