@@ -6,6 +6,7 @@
 mod database;
 mod files;
 mod logging;
+mod profiles;
 mod tools;
 
 use crate::gcfg::{Gcfg, SetError, name_of};
@@ -93,8 +94,12 @@ pub struct ContainerRules {
     pub publish: Listen,
     /// What the image's labels tell; `None` while they cannot be read.
     pub image: Option<ImageFacts>,
+    /// The host's `/etc`.
+    pub etc: PathBuf,
     /// The host's table of names.
     pub hosts_file: PathBuf,
+    /// Where the host's R installations are, one folder each.
+    pub r_folder: PathBuf,
     /// Files of the host that content may rely on without the configuration naming them.
     pub host_files: Vec<PathBuf>,
 }
@@ -107,8 +112,10 @@ impl ContainerRules {
             network,
             publish,
             image: None,
+            etc: etc.into(),
             hosts_file: etc.join("hosts"),
-            host_files: ["odbcinst.ini", "odbc.ini", "krb5.conf", "pip.conf"]
+            r_folder: etc.with_file_name("opt").join("R"),
+            host_files: ["odbcinst.ini", "odbc.ini", "krb5.conf", "krb5.keytab", "pip.conf"]
                 .map(|name| etc.join(name))
                 .to_vec(),
         }

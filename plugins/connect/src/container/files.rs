@@ -106,10 +106,21 @@ impl Work<'_> {
             self.find(Finding::warning(
                 "host-files",
                 format!(
-                    "content may rely on {} of this host, which the container does not see",
+                    "Connect or content may rely on {} of this host, which the container does not see",
                     present.join(", ")
                 ),
                 "add them under `mounts` of this step if content needs them",
+            ));
+        }
+        let profiles: Vec<String> = self.r_profiles().iter().map(|path| path.display().to_string()).collect();
+        if !profiles.is_empty() {
+            self.find(Finding::warning(
+                "r-profile",
+                format!(
+                    "every R session of this host begins with {}, and those in the container do not",
+                    profiles.join(", ")
+                ),
+                "if content needs what it sets, mount it (`mounts` of this step, with the `target` where R of the image has its own: /opt/R/<version>/lib/R/etc/Rprofile.site), or put it into an image of your own",
             ));
         }
         let drop_ins: Vec<String> =

@@ -270,6 +270,41 @@ fn host_users_drop_ins_and_odbc_are_pointed_out() {
 }
 
 #[test]
+fn the_default_keytab_is_pointed_out_where_there_is_one() {
+    let host = Host::new(Network::Bridge);
+    assert!(!host.derive(PLAIN).findings.iter().any(|f| f.key == "host-files"));
+    let keytab = host.file("krb5.keytab", "x");
+    let derived = host.derive(PLAIN);
+    let found = finding(&derived, "host-files");
+    assert!(found.severity == Severity::Warning && found.text.contains(&keytab), "{found:?}");
+}
+
+#[test]
+fn profiles_of_the_hosts_r_are_pointed_out_where_they_do_anything() {
+    let host = Host::new(Network::Bridge);
+    let used = host.file("R/4.3.1/lib/R/etc/Rprofile.site", "# ours\noptions(repos = \"https://cran\")\n");
+    host.file("R/4.4.0/lib/R/etc/Rprofile.site", "## nothing\n\n");
+    let unused = host.file("R/3.6.0/lib/R/etc/Rprofile.site", "options()\n");
+    let of_distribution = host.file("R/Rprofile.site", "options()\n");
+    let named = format!(
+        "{PLAIN}[R]\nExecutable = {}\nExecutable = {}\n",
+        host.path("R/4.3.1/bin/R"),
+        host.path("R/4.4.0/bin/R")
+    );
+    let derived = host.derive(&named);
+    let found = finding(&derived, "r-profile");
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(found.text.contains(&used) && found.text.contains(&of_distribution), "{found:?}");
+    assert!(!found.text.contains("4.4.0") && !found.text.contains(&unused), "{found:?}");
+
+    // Where none is named Connect takes all that are there.
+    let mut host = host;
+    host.rules.r_folder = host.root.path().join("R");
+    let derived = host.derive(PLAIN);
+    assert!(finding(&derived, "r-profile").text.contains(&unused), "{:?}", derived.findings);
+}
+
+#[test]
 fn labels_of_the_images_are_read() {
     let labels = |name: &str| match name {
         "co.posit.image.os" => Some("Ubuntu 24.04"),
