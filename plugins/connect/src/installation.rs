@@ -289,6 +289,18 @@ impl Installation {
         InstallationError::Setting { path: self.config_path.clone(), setting, value: value.into(), expected }
     }
 
+    /// Every address on which it listens.
+    #[must_use]
+    pub fn listens(&self) -> Vec<Listen> {
+        let others = [("HTTP", false), ("HTTPS", true), ("HTTPRedirect", false)];
+        let set =
+            others.iter().filter_map(|(section, tls)| Listen::parse(&self.setting(section, "Listen")?, *tls));
+        let mut all = vec![self.listen.clone()];
+        all.extend(set);
+        all.dedup();
+        all
+    }
+
     /// Where the source itself answers on this machine, past any proxy: `http://127.0.0.1:3939`.
     #[must_use]
     pub fn local_url(&self) -> String {

@@ -10,7 +10,6 @@ use connect_migrator_connect::installation::{
     DatabaseProvider, Installation, InstallationError, LICENCE_DIR,
 };
 use connect_migrator_sdk::Finding;
-use std::net::TcpListener;
 use std::path::Path;
 
 /// Why the installation could not be read.
@@ -293,33 +292,6 @@ pub fn licence(subject: &Subject<'_>, data_dir: Option<&Path>) -> Finding {
         }
     }
     Finding::ok("licence", format!("licence file {}", shown.join(", ")))
-}
-
-/// Whether the address to publish at is free.
-#[must_use]
-pub fn port(subject: &Subject<'_>, installation: Option<&Installation>) -> Finding {
-    let publish = &subject.names.publish;
-    let shown = &subject.settings.publish;
-    if installation.is_some_and(|i| i.listen.port == publish.port) {
-        return Finding::ok("port", format!("{shown} is the source's own port, free once it is stopped"));
-    }
-    let host = if publish.host.is_empty() { "0.0.0.0" } else { &publish.host };
-    match TcpListener::bind((host, publish.port)) {
-        Ok(_) => Finding::ok("port", format!("{shown} is free")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::blocker(
-            "port-taken",
-            format!("{shown} is in use by another program"),
-            format!(
-                "choose another port with `publish`, or stop that program (`ss -ltnp 'sport = :{}'`)",
-                publish.port
-            ),
-        ),
-        Err(error) => Finding::blocker(
-            "publish-address",
-            format!("{shown} cannot be listened on: {error}"),
-            "choose an address of this host with `publish`",
-        ),
-    }
 }
 
 /// Whether what the settings name exists.

@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use crate::world::{Subject, World};
-use crate::{check, check_engine, content};
+use crate::{check, check_engine, content, port};
 use connect_migrator_sdk::{Context, Finding, StepError};
 
 /// Every finding; a part that cannot be read does not keep the others back.
@@ -28,7 +28,7 @@ pub async fn check_all(config: &Settings, cx: &Context, world: &World) -> Result
     }
     found.push(check::licence(&subject, installation.map(|i| i.data_dir.as_path())));
     if !engine.own_container_runs {
-        found.push(check::port(&subject, installation));
+        found.push(port::port(&subject, installation));
     }
     found.extend(check::extras(&subject));
     Ok(found)

@@ -16,6 +16,7 @@ pub mod kind;
 pub mod labels;
 pub mod owners;
 pub mod plan;
+pub mod port;
 pub mod processes;
 pub mod reference;
 pub mod scan;

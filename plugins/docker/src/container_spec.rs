@@ -5,6 +5,8 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use connect_migrator_connect::container::CONTAINER_PORT;
+use connect_migrator_connect::installation::Installation;
+use connect_migrator_container::port;
 use connect_migrator_container::settings::{Command, Network, Privileges};
 use connect_migrator_container::spec::{
     self, Bind, CONFIG_IN_CONTAINER, CONNECT, Parts, environment, labels, stray_tmpfs,
@@ -18,17 +20,17 @@ use std::path::{Path, PathBuf};
 pub enum Hold {
     /// It waits at the gate.
     AtTheGate,
-    /// It starts with the container: the image's own start script, or an image without a shell.
+    /// It starts with the container: the image's own start script, an image without a shell, or one whose port is the source's.
     Not,
 }
 
 impl Hold {
-    /// What the settings allow.
+    /// What the settings allow. The engine binds the published port when the container starts, held back or not.
     #[must_use]
-    pub fn of(subject: &Subject<'_>) -> Self {
+    pub fn of(subject: &Subject<'_>, installation: &Installation) -> Self {
         match subject.settings.command {
-            Command::Connect => Hold::AtTheGate,
-            Command::Image => Hold::Not,
+            Command::Connect if !port::is_the_sources(subject, installation) => Hold::AtTheGate,
+            Command::Connect | Command::Image => Hold::Not,
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::container_spec::{self, Hold};
 use crate::gate::SHELL;
 use crate::ordering;
 use connect_migrator_container::plan;
+use connect_migrator_container::port;
 use connect_migrator_container::storage;
 use connect_migrator_container::world::Subject;
 use connect_migrator_sdk::{Change, Op, StepError};
@@ -27,13 +28,19 @@ pub async fn plan(subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
         ));
     }
     let made = plan::made(subject);
-    let hold = Hold::of(subject);
+    let hold = Hold::of(subject, &planned.installation);
     let (made_ready, start) = match hold {
         Hold::AtTheGate => (
             format!(
                 "start the container {name} ({made}) with Connect held back in it, for which the image needs {SHELL}"
             ),
             "let Connect start in the container",
+        ),
+        Hold::Not if port::is_the_sources(subject, &planned.installation) => (
+            format!(
+                "create the container {name} ({made}), not started: its port is the source's until that is stopped"
+            ),
+            "start the container",
         ),
         Hold::Not => (format!("create the container {name} ({made}), not started"), "start the container"),
     };

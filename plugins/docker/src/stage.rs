@@ -49,7 +49,7 @@ pub async fn prepare(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, Ste
         ids,
         volumes: &image.volumes(),
     };
-    let mut hold = Hold::of(subject);
+    let mut hold = Hold::of(subject, &installation);
     create(subject, cx, &engine, &parts, hold).await?;
     if hold == Hold::AtTheGate && !start::hold(subject, cx, &engine).await? {
         hold = Hold::Not;

@@ -106,6 +106,30 @@ async fn each_broken_prerequisite_is_a_blocker_of_its_own() {
     }
 }
 
+/// The server of the double listens where the container is to be published.
+async fn port_of(publish: &str, source: &str) -> Finding {
+    let mut host = Host::new(Kind::Docker).await;
+    let port = host.engine.port;
+    std::os::unix::fs::symlink("/proc/net", host.at("proc/net")).unwrap();
+    host.settings["publish"] = json!(format!("{publish}:{port}"));
+    host.edit_config("Listen = 127.0.0.1:1", &format!("Listen = {source}:{port}"));
+    let found = check(&host).await;
+    found.into_iter().find(|f| f.key.starts_with("port")).unwrap()
+}
+
+#[tokio::test]
+async fn only_what_the_source_itself_listens_on_will_be_free() {
+    let own = port_of("127.0.0.1", "127.0.0.1").await;
+    assert!(own.severity == Severity::Ok && own.text.contains("the source's own port"), "{own:?}");
+    let own = port_of("0.0.0.0", "127.0.0.1").await;
+    assert_eq!(own.severity, Severity::Ok, "{own:?}");
+    // Another program has the port, and the source has it on another address.
+    for publish in ["127.0.0.1", "0.0.0.0"] {
+        let taken = port_of(publish, "127.0.0.2").await;
+        assert_eq!((taken.key.as_str(), taken.severity), ("port-taken", Severity::Blocker), "{taken:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_does_not_hide_other_findings() {
     let mut host = sound().await;

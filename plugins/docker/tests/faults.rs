@@ -207,6 +207,27 @@ async fn an_image_without_a_shell_is_started_in_the_window() {
 }
 
 #[tokio::test]
+async fn a_port_that_the_source_has_is_bound_only_in_the_window() {
+    let host = Host::new(Kind::Docker).await;
+    host.edit_config("Listen = 127.0.0.1:1", &format!("Listen = :{}", host.engine.port));
+    let outcome = prepare(&host).await.unwrap();
+    assert!(outcome.evidence.iter().any(|e| e.ends_with("created, not started")), "{outcome:#?}");
+    let starts = |host: &Host| host.engine.state().calls.contains(&"POST /containers/c-1/start".to_owned());
+    assert!(!starts(&host));
+    apply(&host).await.unwrap();
+    assert!(starts(&host));
+    assert!(matches!(verify(&host).await, Verdict::Holds { .. }));
+    put_back_entirely(&host).await;
+
+    // On the host's network the engine binds nothing: Connect does, once it may start.
+    let mut host = Host::new(Kind::Docker).await;
+    host.edit_config("Listen = 127.0.0.1:1", &format!("Listen = :{}", host.engine.port));
+    host.settings["network"] = json!("host");
+    prepare(&host).await.unwrap();
+    assert!(starts(&host));
+}
+
+#[tokio::test]
 async fn prepare_that_was_cut_off_after_the_start_is_made_again() {
     let host = Host::new(Kind::Docker).await;
     prepare(&host).await.unwrap();
