@@ -2,11 +2,12 @@
 
 use crate::archive;
 use crate::build;
-use crate::engine::{Credentials, Engine};
+use crate::engine::Engine;
 use crate::image;
 use crate::inside;
 use crate::kind::Kind;
 use crate::labels;
+use crate::login::{self, Logins};
 use crate::scan;
 use crate::settings::{Image, Privileges};
 use crate::spec::{Owner, owner};
@@ -15,7 +16,7 @@ use bollard::models::ImageInspect;
 use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
 use connect_migrator_images::registry::platform;
-use connect_migrator_sdk::{Context, Finding, StepError};
+use connect_migrator_sdk::{Context, Finding};
 
 /// The first API with everything that this step uses (docker 19.03, podman 3).
 const OLDEST_API: (u32, u32) = (1, 40);
@@ -31,15 +32,6 @@ pub struct EngineFindings {
     pub reference: Option<String>,
     /// The container that holds the published port is our own.
     pub own_container_runs: bool,
-}
-
-/// The login for the registry, its password fetched.
-///
-/// # Errors
-/// When the password is not stored.
-pub fn login(subject: &Subject<'_>, cx: &Context) -> Result<Option<Credentials>, StepError> {
-    let Some(login) = &subject.settings.login else { return Ok(None) };
-    Ok(Some(Credentials { user: login.user.clone(), password: cx.secret(&login.password)? }))
 }
 
 /// Checks engine, image and name. `source` is the version that runs on this host.
@@ -58,10 +50,12 @@ pub async fn engine(subject: &Subject<'_>, cx: &Context, source: Option<Version>
     };
     all.found.push(version(&engine));
     all.found.extend(security(subject, &engine).await);
-    match login(subject, cx) {
-        Ok(login) => pick(subject, &engine, source, login.as_ref(), &mut all).await,
+    match Logins::of(subject, cx) {
+        Ok(logins) => pick(subject, &engine, source, &logins, &mut all).await,
         Err(error) => {
-            all.found.push(Finding::blocker("registry-login", error.to_string(), "store that credential"))
+            let remedy = if error.remedy.is_empty() { "store that credential" } else { &error.remedy };
+            let text = format!("could not {}: {}", error.tried, error.why);
+            all.found.push(Finding::blocker("registry-login", text, remedy));
         }
     }
     all.found.extend(scan::check(subject));
@@ -111,7 +105,7 @@ async fn pick(
     subject: &Subject<'_>,
     engine: &Engine,
     source: Option<Version>,
-    login: Option<&Credentials>,
+    logins: &Logins,
     all: &mut EngineFindings,
 ) {
     if let Image::Archive(file) = &subject.settings.image {
@@ -139,6 +133,8 @@ async fn pick(
         });
         let label = |name: &str| recipe.labels.get(name).map(String::as_str);
         all.image = recipe.version.map(|_| ImageFacts::from_labels(label));
+        let hosts: Vec<String> = recipe.bases.iter().map(|base| login::host_of(base)).collect();
+        all.found.extend(login::unused(subject.settings, &hosts));
         all.reference = Some(recipe.what);
         return;
     }
@@ -151,6 +147,8 @@ async fn pick(
         ));
         return;
     }
+    let hosts: Vec<String> = candidates.iter().map(|candidate| login::host_of(candidate)).collect();
+    all.found.extend(login::unused(subject.settings, &hosts));
     let local = image::local(engine, &candidates).await;
     let found = match local {
         Some((reference, about)) => {
@@ -160,7 +158,7 @@ async fn pick(
             }
             on_host(subject, engine, reference, &about, &mut all.found).await
         }
-        None => match labels::remote(subject, engine, source, login, &candidates, &mut all.found).await {
+        None => match labels::remote(subject, engine, source, logins, &candidates, &mut all.found).await {
             Some(seen) => seen,
             None => return,
         },

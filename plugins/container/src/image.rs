@@ -1,8 +1,8 @@
 //! Finding the image, and what its labels tell.
 
-use crate::engine::{Credentials, Engine, EngineError};
+use crate::engine::{Engine, EngineError};
 use crate::kind::Kind;
-use crate::labels;
+use crate::login::Logins;
 use crate::reference;
 use bollard::models::ImageInspect;
 use connect_migrator_connect::container::ImageFacts;
@@ -38,9 +38,6 @@ pub async fn local(engine: &Engine, candidates: &[String]) -> Option<(String, Im
     None
 }
 
-/// The login for a repository, if there is one.
-pub type LoginFor<'a> = &'a (dyn Fn(&str) -> Option<Credentials> + Sync);
-
 /// No candidate can be had: each with what was said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound(pub Vec<(String, EngineError)>);
@@ -49,11 +46,7 @@ pub struct NotFound(pub Vec<(String, EngineError)>);
 ///
 /// # Errors
 /// What was said about each candidate.
-pub async fn find(
-    engine: &Engine,
-    candidates: &[String],
-    login_for: LoginFor<'_>,
-) -> Result<Found, NotFound> {
+pub async fn find(engine: &Engine, candidates: &[String], logins: &Logins) -> Result<Found, NotFound> {
     let mut said = Vec::new();
     for reference in candidates {
         match engine.image(reference).await {
@@ -66,7 +59,7 @@ pub async fn find(
                 continue;
             }
         }
-        match in_registry(engine, reference, login_for(reference).as_ref()).await {
+        match in_registry(engine, reference, logins).await {
             Ok(digest) => return Ok(Found::Remote { reference: reference.clone(), digest }),
             Err(error) => said.push((reference.clone(), error)),
         }
@@ -75,13 +68,9 @@ pub async fn find(
 }
 
 /// The image's digest in its registry, without pulling it. podman's API has no such question, so the registry is asked directly.
-async fn in_registry(
-    engine: &Engine,
-    reference: &str,
-    login: Option<&Credentials>,
-) -> Result<String, EngineError> {
+async fn in_registry(engine: &Engine, reference: &str, logins: &Logins) -> Result<String, EngineError> {
     if engine.kind == Kind::Docker {
-        return engine.in_registry(reference, login).await;
+        return engine.in_registry(reference, logins.of_reference(reference).as_ref()).await;
     }
     let refused = |error: RegistryError| EngineError::Refused {
         kind: engine.kind,
@@ -94,7 +83,7 @@ async fn in_registry(
         message: error.to_string(),
     };
     let registries = Registries::new(&platform()).map_err(refused)?;
-    let login = labels::login_for(login, reference::split(reference).0);
+    let login = logins.of_repository(reference::split(reference).0);
     let image = registries.find(reference, login.as_ref()).await.map_err(refused)?;
     Ok(image.pinned.rsplit('@').next().unwrap_or_default().to_owned())
 }

@@ -1,15 +1,15 @@
 //! What an image's labels tell before it is pulled: read in its registry, not through the engine, which does not hand them out.
 
 use crate::check_engine::Seen;
-use crate::engine::{Credentials, Engine};
+use crate::engine::Engine;
 use crate::image::{self, Found};
 use crate::inside;
+use crate::login::Logins;
 use crate::reference;
 use crate::settings::Image;
 use crate::world::Subject;
 use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
-use connect_migrator_images::credentials::{self, Login};
 use connect_migrator_images::registry::{Registries, RegistryError, RemoteImage, platform};
 use connect_migrator_images::search;
 use connect_migrator_sdk::Finding;
@@ -19,11 +19,11 @@ pub(crate) async fn remote(
     subject: &Subject<'_>,
     engine: &Engine,
     source: Option<Version>,
-    login: Option<&Credentials>,
+    logins: &Logins,
     candidates: &[String],
     found: &mut Vec<Finding>,
 ) -> Option<Seen> {
-    let login_for = |repository: &str| login_for(login, repository);
+    let login_for = |repository: &str| logins.of_repository(repository);
     let mut down = None;
     if let Image::Chosen(chosen) = &subject.settings.image
         && let Some(wanted) = reference::wanted(chosen, source)
@@ -50,7 +50,7 @@ pub(crate) async fn remote(
             }
         }
     }
-    match image::find(engine, candidates, &|reference| credentials_for(login, reference)).await {
+    match image::find(engine, candidates, logins).await {
         Ok(Found::Remote { reference, digest }) => {
             let labels = match Registries::new(&platform()) {
                 Ok(registries) => {
@@ -101,27 +101,5 @@ fn seen(image: &RemoteImage) -> Seen {
         text: format!("the registry has {} for {} ({})", image.reference, image.platform, image.pinned),
         facts: Some(ImageFacts::from_labels(label)),
         reference: image.reference.clone(),
-    }
-}
-
-/// The same for the engine, which looks into no such file itself.
-#[must_use]
-pub fn credentials_for(login: Option<&Credentials>, reference: &str) -> Option<Credentials> {
-    let login = login_for(login, reference::split(reference).0)?;
-    Some(Credentials { user: login.user, password: login.password })
-}
-
-/// The login of the settings, else that of the files in which docker and podman keep theirs.
-pub(crate) fn login_for(login: Option<&Credentials>, repository: &str) -> Option<Login> {
-    match login {
-        Some(login) => Some(Login {
-            user: login.user.clone(),
-            password: login.password.clone(),
-            from: "the runbook".into(),
-        }),
-        None => {
-            let (host, name) = connect_migrator_images::reference::host_and_repository(repository);
-            credentials::find(&credentials::files(), &host, &name)
-        }
     }
 }

@@ -14,6 +14,7 @@ pub mod image;
 pub mod inside;
 pub mod kind;
 pub mod labels;
+pub mod login;
 pub mod owners;
 pub mod plan;
 pub mod port;

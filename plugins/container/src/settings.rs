@@ -66,7 +66,7 @@ pub struct Settings {
     /// What the container runs. Default `connect`.
     #[serde(default)]
     pub command: Command,
-    /// Login for the image's registry.
+    /// Login for one registry; no other is shown it. Others get what docker or podman have for them, if anything.
     #[serde(default)]
     pub login: Option<Login>,
     /// How long Connect may take until it answers in the container. Default `5m`.
@@ -368,10 +368,24 @@ pub struct ExtraMount {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Login {
+    /// The registry that it is for, as `host` or `host:port`. Default: that of the image's reference, or the first of `registries`
+    /// (`docker.io` when they are not set). To be named when the image is built: what it begins from may be of several registries.
+    #[serde(default, deserialize_with = "registry_host")]
+    pub registry: Option<String>,
     /// The user.
     pub user: String,
     /// The password or token.
     pub password: SecretRef,
+}
+
+fn registry_host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-.:[]".contains(c)) {
+        return Err(de::Error::custom(format!(
+            "`{text}` is not the host of a registry, such as \"docker.io\" or \"registry.example.com:5000\""
+        )));
+    }
+    Ok(Some(text))
 }
 
 /// The names that a migration's container goes by.

@@ -71,6 +71,9 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
     }
     let error = read(json!({ "image": "a:1", "start-timeout": "soon" })).unwrap_err();
     assert!(error.contains("such as \"90s\""), "{error}");
+    let login = json!({ "registry": "https://ghcr.io/v2", "user": "u", "password": { "credential": "c" } });
+    let error = read(json!({ "image": "a:1", "login": login })).unwrap_err();
+    assert!(error.contains("not the host of a registry"), "{error}");
     assert!(read(json!({ "image": "a:1", "publisch": "x" })).unwrap_err().contains("unknown field"));
 }
 

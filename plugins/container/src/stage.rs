@@ -2,9 +2,10 @@
 
 use crate::build::{self, recipe::resolve};
 use crate::check;
-use crate::check_engine::{login, same_version};
+use crate::check_engine::same_version;
 use crate::engine::{Engine, EngineError, Pulled};
 use crate::image::{self, Found};
+use crate::login::Logins;
 use crate::owners::{self, Account};
 use crate::scan::Scanned;
 use crate::settings::{Image, RunAsIds};
@@ -12,7 +13,7 @@ use crate::spec::{self, Owner, owner};
 use crate::undo::Undo;
 use crate::world::LABEL_PREFIX;
 use crate::world::Subject;
-use crate::{archive, files, inside, labels, reference, scan};
+use crate::{archive, files, inside, reference, scan};
 use bollard::models::{ContainerCreateBody, HostConfig, ImageInspect};
 use connect_migrator_connect::container::{Derived, ImageFacts};
 use connect_migrator_connect::installation::Installation;
@@ -160,15 +161,14 @@ async fn have_image(
     if let Image::Archive(file) = &subject.settings.image {
         return archive::load(file, cx, engine).await;
     }
-    let login = login(subject, cx)?;
-    let login_for = |reference: &str| labels::credentials_for(login.as_ref(), reference);
+    let logins = Logins::of(subject, cx)?;
     if let Image::Build(build) = &subject.settings.image {
         let recipe =
             resolve(build, installation.version, &platform()).map_err(|blocker| blocked(&blocker))?;
-        return build::run::build(subject, cx, engine, &recipe, &login_for).await;
+        return build::run::build(subject, cx, engine, &recipe, &logins).await;
     }
     let candidates = reference::candidates(&subject.settings.image, installation.version);
-    let found = image::find(engine, &candidates, &login_for).await.map_err(|not_found| {
+    let found = image::find(engine, &candidates, &logins).await.map_err(|not_found| {
         StepError::new("find the image").because(not_found.why()).remedy(not_found.remedy(engine.kind))
     })?;
     let reference = match found {
@@ -186,7 +186,7 @@ async fn have_image(
         });
     };
     let limit = subject.settings.pull_timeout;
-    let pull_login = login_for(&reference);
+    let pull_login = logins.of_reference(&reference);
     let pull = tokio::time::timeout(limit.duration(), engine.pull(&reference, pull_login.as_ref(), tell));
     tokio::select! {
         () = cx.cancelled() => return Err(StepError::cancelled(format!("pull {reference}"))),

@@ -2,6 +2,7 @@
 //!
 //! <https://github.com/posit-dev/images-connect> and <https://github.com/rstudio/rstudio-docker-products>.
 
+use crate::reference::host_and_repository;
 use connect_migrator_connect::version::Version;
 
 /// Repositories of the current family, in the order in which they are tried.
@@ -125,6 +126,15 @@ impl Wanted {
                 .collect(),
         }
     }
+}
+
+/// The host of the registry that is tried first. A mirror that is given by its host alone is that host, whatever it is made of: what
+/// is meant for it must not go to docker's hub.
+#[must_use]
+pub fn first_registry(registries: Option<&[String]>) -> String {
+    let first = registries.map_or(CURRENT.first().copied(), |own| own.first().map(String::as_str));
+    let first = first.unwrap_or_default().trim_end_matches('/');
+    if first.contains('/') { host_and_repository(first).0 } else { first.to_owned() }
 }
 
 fn since(version: Version, text: &str) -> bool {

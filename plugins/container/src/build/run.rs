@@ -6,6 +6,7 @@ use crate::build::recipe::Recipe;
 use crate::build::told::Told;
 use crate::engine::{Credentials, Engine, EngineError, Pulled};
 use crate::kind::Kind;
+use crate::login::Logins;
 use crate::undo::Undo;
 use crate::world::{LABEL_PREFIX, Subject};
 use bollard::models::ImageInspect;
@@ -31,7 +32,7 @@ pub async fn build(
     cx: &Context,
     engine: &Engine,
     recipe: &Recipe,
-    login_for: &(dyn Fn(&str) -> Option<Credentials> + Sync),
+    logins: &Logins,
 ) -> Result<(String, ImageInspect, bool), StepError> {
     let tag = tag(subject, recipe);
     let migration = format!("{LABEL_PREFIX}migration");
@@ -47,7 +48,7 @@ pub async fn build(
     let all = async {
         // BuildKit asks the one who builds for logins, and nobody answers: what is here already it does not fetch.
         for base in &recipe.bases {
-            have_base(cx, engine, base, login_for(base).as_ref()).await?;
+            have_base(cx, engine, base, logins.of_reference(base).as_ref()).await?;
         }
         cx.info(format!("building {} as {tag}", recipe.what));
         send(subject, cx, engine, recipe, &tag).await
