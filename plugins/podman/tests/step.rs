@@ -327,6 +327,56 @@ async fn selinux_is_told_and_nothing_but_the_own_folder_is_relabelled() {
         written.contains("PodmanArgs=--security-opt=label=disable") && !written.contains(",Z"),
         "{written}"
     );
+    let shown = planned(&lab).await;
+    assert!(shown.contains("limits are lifted") && shown.contains("virt_use_nfs is off"), "{shown}");
+}
+
+#[tokio::test]
+async fn selinux_confines_the_container_where_it_may_and_only_its_own_files_get_its_label() {
+    for (form, file) in
+        [(Form::Quadlet, "etc/containers/systemd/c-1.container"), (Form::Unit, "units/c-1.service")]
+    {
+        let mut lab = Lab::new(form).await;
+        lab.with_free_port();
+        lab.host.settings["privileges"] = json!("none");
+        std::fs::create_dir_all(lab.host.at("selinux/booleans")).unwrap();
+        std::fs::write(lab.host.at("selinux/enforce"), "1").unwrap();
+        std::fs::write(lab.host.at("selinux/booleans/virt_use_nfs"), "1 1").unwrap();
+        std::fs::write(lab.host.at("mountinfo"), "1 0 0:1 / / rw - nfs4 nas:/ rw\n").unwrap();
+        let told = found(&lab).await;
+        assert!(told.iter().any(|f| f.key == "selinux" && f.text.contains("confines")), "{told:#?}");
+        let shown = planned(&lab).await;
+        assert!(shown.contains("SELinux confines the container"), "{shown}");
+
+        prepare(&lab).await.unwrap();
+        let written = std::fs::read_to_string(lab.host.at(file)).unwrap();
+        assert!(!written.contains("label=disable"), "{written}");
+        let own = format!("{}/", lab.host.at("containers/c-1").display());
+        let mounts: Vec<&str> = written
+            .lines()
+            .map(|line| line.trim().trim_end_matches(" \\"))
+            .filter_map(|line| line.strip_prefix("Volume=").or(line.strip_prefix("--volume ")))
+            .collect();
+        assert!(mounts.iter().any(|mount| mount.starts_with(&own)), "{written}");
+        for mount in mounts {
+            assert_eq!(mount.ends_with(",Z"), mount.starts_with(&own), "{mount}");
+            assert!(shown.contains(mount), "{mount}: {shown}");
+        }
+    }
+}
+
+/// What `connect-migrator plan` shows.
+async fn planned(lab: &Lab) -> String {
+    let (settings, cx) = (lab.host.settings(), lab.host.context(Op::Plan));
+    let subject = Subject::new(&settings, &lab.ground.world, &cx).unwrap();
+    let mut text = String::new();
+    for change in plan::plan(&lab.ground, &subject).await.unwrap() {
+        text.push_str(&format!("{}: {}\n", change.when, change.what));
+        if let Some(diff) = &change.diff {
+            text.push_str(diff);
+        }
+    }
+    text
 }
 
 #[tokio::test]
@@ -334,15 +384,7 @@ async fn the_plan_shows_every_change_with_its_reason_and_no_secret() {
     for (form, name) in [(Form::Quadlet, "plan_quadlet"), (Form::Unit, "plan_unit")] {
         let mut lab = Lab::new(form).await;
         lab.with_free_port();
-        let (settings, cx) = (lab.host.settings(), lab.host.context(Op::Plan));
-        let subject = Subject::new(&settings, &lab.ground.world, &cx).unwrap();
-        let mut text = String::new();
-        for change in plan::plan(&lab.ground, &subject).await.unwrap() {
-            text.push_str(&format!("{}: {}\n", change.when, change.what));
-            if let Some(diff) = &change.diff {
-                text.push_str(diff);
-            }
-        }
+        let text = planned(&lab).await;
         assert!(!text.contains("hunter2hunter2"));
         insta::assert_snapshot!(name, lab.masked(&text));
     }
