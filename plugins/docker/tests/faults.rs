@@ -256,6 +256,21 @@ async fn a_server_that_hides_its_version_is_taken_by_its_image() {
 }
 
 #[tokio::test]
+async fn rollback_tells_whether_connect_ended_when_it_was_asked_to() {
+    for (status, words) in
+        [(0, "ended when it was asked to"), (137, "did not end by itself within 1 s and was killed")]
+    {
+        let host = Host::new(Kind::Docker).await;
+        prepare(&host).await.unwrap();
+        apply(&host).await.unwrap();
+        host.engine.state().stopped_with = status;
+        let undone = roll_back(&host).await.unwrap();
+        let told = format!("container c-1 {words}, and is removed");
+        assert!(undone.evidence.contains(&told) && undone.left.is_empty(), "{undone:#?}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_started_while_the_source_could_run() {
     let host = Host::new(Kind::Docker).await;
     prepare(&host).await.unwrap();

@@ -138,6 +138,21 @@ async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
 }
 
 #[tokio::test]
+async fn rollback_tells_whether_connect_ended_when_it_was_asked_to() {
+    for (status, words) in
+        [(0, "ended when it was asked to"), (137, "did not end by itself within 1 s and was killed")]
+    {
+        let lab = Lab::new(Form::Quadlet).await;
+        prepare(&lab).await.unwrap();
+        apply(&lab).await.unwrap();
+        lab.systemd().exit = status;
+        let undone = roll_back(&lab).await.unwrap();
+        let told = format!("container c-1 {words}");
+        assert!(undone.evidence.contains(&told) && undone.left.is_empty(), "{undone:#?}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_started_while_the_source_could_run() {
     let lab = Lab::new(Form::Quadlet).await;
     prepare(&lab).await.unwrap();

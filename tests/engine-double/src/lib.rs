@@ -46,6 +46,8 @@ pub struct State {
     pub pull_error: Option<&'static str>,
     pub container: Option<Value>,
     pub start: Start,
+    /// The status with which it ends when it is stopped.
+    pub stopped_with: i64,
     pub log: String,
     pub calls: Vec<String>,
     /// Tells the server in the container to serve.
@@ -112,6 +114,7 @@ impl Double {
             pull_error: None,
             container: None,
             start: Start::Serve { version: Some("2026.03.1"), hostname: None },
+            stopped_with: 0,
             log: String::new(),
             calls: Vec::new(),
             serve,
@@ -264,7 +267,7 @@ fn container(state: &mut State, method: &Method, name: &str, rest: &[&str], body
             StatusCode::NO_CONTENT.into_response()
         }
         ("POST", ["stop"]) => {
-            container["State"] = json!({ "Running": false, "ExitCode": 0 });
+            container["State"] = json!({ "Running": false, "ExitCode": state.stopped_with });
             *state.serve.lock().unwrap() = None;
             state.held = None;
             StatusCode::NO_CONTENT.into_response()

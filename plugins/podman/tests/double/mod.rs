@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 const UNIT: &str = "c-1.service";
+/// A number that no process has.
+const PID: &str = "999999999";
 
 #[derive(Debug)]
 pub struct State {
@@ -31,6 +33,7 @@ pub struct FakeSystemd {
     state: Arc<Mutex<State>>,
     engine: Double,
     files: [PathBuf; 2],
+    proc: PathBuf,
 }
 
 impl FakeSystemd {
@@ -40,6 +43,17 @@ impl FakeSystemd {
 
     fn file(&self) -> Option<&Path> {
         self.files.iter().map(PathBuf::as_path).find(|path| path.exists())
+    }
+
+    /// A process of the container, as long as the unit is active.
+    fn process(&self, lives: bool) {
+        let dir = self.proc.join(PID);
+        if lives {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("cgroup"), format!("0::/system.slice/{UNIT}/x\n")).unwrap();
+        } else if dir.exists() {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
     }
 
     fn failed(why: &str) -> StepError {
@@ -102,10 +116,12 @@ impl Units for FakeSystemd {
             }
             Start::Silent => {
                 self.state().active = "active";
+                self.process(true);
                 Ok(())
             }
             Start::Serve { version, hostname } => {
                 self.state().active = "active";
+                self.process(true);
                 self.engine.serve(Some((version, hostname)));
                 Ok(())
             }
@@ -118,6 +134,7 @@ impl Units for FakeSystemd {
             self.state().socket = false;
         } else {
             self.state().active = "inactive";
+            self.process(false);
             self.engine.serve(None);
         }
         Ok(())
@@ -171,6 +188,7 @@ impl Lab {
             state: Arc::new(Mutex::new(state)),
             engine: host.engine.clone(),
             files: [host.at("etc/containers/systemd/c-1.container"), host.at("units/c-1.service")],
+            proc: host.at("proc"),
         };
         let ground = Ground {
             world: host.world.clone(),
@@ -208,6 +226,7 @@ impl Lab {
     /// Everything has ended, as after a reboot.
     pub fn reboot(&self) {
         self.systemd().active = "inactive";
+        self.ground.systemd.process(false);
         self.host.engine.serve(None);
     }
 
