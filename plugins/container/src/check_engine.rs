@@ -3,7 +3,7 @@
 use crate::archive;
 use crate::build;
 use crate::engine::Engine;
-use crate::image;
+use crate::image::{self, Place};
 use crate::inside;
 use crate::kind::Kind;
 use crate::labels;
@@ -139,29 +139,30 @@ async fn pick(
         return;
     }
     let candidates = crate::reference::candidates(&subject.settings.image, source);
-    if candidates.is_empty() && source.is_none() {
-        all.found.push(Finding::blocker(
-            "image-missing",
-            "no image can be chosen: it is not known which version runs on this host",
-            "name the image itself: `image = \"…\"`",
-        ));
-        return;
-    }
     let hosts: Vec<String> = candidates.iter().map(|candidate| login::host_of(candidate)).collect();
     all.found.extend(login::unused(subject.settings, &hosts));
-    let local = image::local(engine, &candidates).await;
-    let found = match local {
-        Some((reference, about)) => {
-            if let Some(blocker) = other_platform(&reference, &about) {
+    let image::Found { place, faults } =
+        match image::find(&subject.settings.image, source, engine, logins).await {
+            Ok(found) => found,
+            Err(blocker) => {
+                all.found.push(*blocker);
+                return;
+            }
+        };
+    all.found.extend(faults.first().map(|fault| {
+        let text = format!("{fault}; {} is taken instead", place.reference());
+        Finding::warning(fault.key(), text, fault.remedy())
+    }));
+    let found = match place {
+        Place::Here { reference, image } => {
+            if let Some(blocker) = other_platform(&reference, &image) {
                 all.found.push(blocker);
                 return;
             }
-            on_host(subject, engine, reference, &about, &mut all.found).await
+            on_host(subject, engine, reference, &image, &mut all.found).await
         }
-        None => match labels::remote(subject, engine, source, logins, &candidates, &mut all.found).await {
-            Some(seen) => seen,
-            None => return,
-        },
+        Place::Registry(image) => labels::seen(&image),
+        Place::ByEngine { reference, digest } => labels::unseen(reference, &digest),
     };
     if found.silent {
         all.found.push(Finding::warning(

@@ -14,7 +14,6 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
-use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::StepError;
 use futures_util::{Stream, StreamExt};
 use std::collections::BTreeMap;
@@ -137,6 +136,15 @@ pub struct Engine {
     pub api: String,
 }
 
+/// What the engine finds of an image in its registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InRegistry {
+    /// Its digest.
+    pub digest: String,
+    /// For which platforms there is one; empty when the registry does not tell.
+    pub platforms: Vec<String>,
+}
+
 /// Bytes of a pull so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pulled {
@@ -234,7 +242,7 @@ impl Engine {
         }
     }
 
-    /// Asks the image's registry for its digest, without pulling it.
+    /// Asks the image's registry for it, without pulling it.
     ///
     /// # Errors
     /// When the registry does not have it, or cannot be asked.
@@ -242,21 +250,16 @@ impl Engine {
         &self,
         reference: &str,
         login: Option<&Credentials>,
-    ) -> Result<String, EngineError> {
+    ) -> Result<InRegistry, EngineError> {
         let call = format!("find {reference} in its registry");
         let found = self.client.inspect_registry_image(reference, credentials(login)).await;
         let found = found.map_err(|error| self.failed(&call, error))?;
-        let has: Vec<String> = found
+        let platforms = found
             .platforms
             .iter()
             .filter_map(|p| Some(format!("{}/{}", p.os.as_deref()?, p.architecture.as_deref()?)))
             .collect();
-        let here = platform();
-        if !has.is_empty() && !has.contains(&here) {
-            let message = format!("it is for {}, and this machine is {here}", has.join(", "));
-            return Err(EngineError::Refused { kind: self.kind, call, status: 0, message });
-        }
-        Ok(found.descriptor.digest.unwrap_or_default())
+        Ok(InRegistry { digest: found.descriptor.digest.unwrap_or_default(), platforms })
     }
 
     /// Pulls an image; tells how far it has come.

@@ -39,6 +39,12 @@ impl Logins {
         Ok(Logins { own: Some((registry, login)), files })
     }
 
+    /// Only those of docker and podman.
+    #[must_use]
+    pub fn of_files() -> Self {
+        Logins { own: None, files: credentials::files() }
+    }
+
     /// The login for a repository: the settings' own where it is for that registry, else what docker or podman have.
     #[must_use]
     pub fn of_repository(&self, repository: &str) -> Option<Login> {

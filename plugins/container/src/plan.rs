@@ -3,7 +3,9 @@
 use crate::archive;
 use crate::build::recipe::resolve;
 use crate::check;
-use crate::image;
+use crate::image::{self, Place};
+use crate::labels;
+use crate::login::Logins;
 use crate::reference;
 use crate::settings::{Command, Image, Network, Privileges, RunAsIds};
 use crate::spec::{self, Bind, Parts};
@@ -11,7 +13,7 @@ use crate::world::Subject;
 use connect_migrator_connect::container::{ConfigChange, Derived, ImageFacts};
 use connect_migrator_connect::installation::Installation;
 use connect_migrator_images::registry::platform;
-use connect_migrator_sdk::{Change, Op, StepError};
+use connect_migrator_sdk::{Change, Context, Op, StepError};
 use std::path::{Path, PathBuf};
 
 /// What is known before anything is done.
@@ -22,69 +24,99 @@ pub struct Planned {
     /// The container's configuration.
     pub derived: Derived,
     /// The image that would be taken.
+    image: Chosen,
+    licences: Vec<PathBuf>,
+}
+
+/// The image that would be taken.
+#[derive(Debug, Default)]
+struct Chosen {
     reference: String,
-    /// It is on this host, so that its labels are known.
-    known: bool,
+    /// It was found; else it is the first that will be looked for.
+    found: bool,
+    /// It is on this host.
+    here: bool,
+    /// What its labels tell, where they could be read.
+    facts: Option<ImageFacts>,
     /// Folders for which it asks for a volume.
     volumes: Vec<String>,
-    licences: Vec<PathBuf>,
 }
 
 /// Looks at everything that a plan is made of. Reads only.
 ///
 /// # Errors
 /// When the installation cannot be read.
-pub async fn look(subject: &Subject<'_>) -> Result<Planned, StepError> {
+pub async fn look(subject: &Subject<'_>, cx: &Context) -> Result<Planned, StepError> {
     let installation =
         subject.installation().map_err(|error| StepError::new("read the installation").because(error))?;
-    let (reference, here) = chosen(subject, &installation).await;
-    let (facts, volumes) = here.map(|(facts, volumes)| (Some(facts), volumes)).unwrap_or_default();
-    let known = facts.is_some();
-    let derived = check::derive(subject, &installation, facts)
+    let image = chosen(subject, cx, &installation).await;
+    let derived = check::derive(subject, &installation, image.facts.clone())
         .map_err(|error| StepError::new("derive the container's configuration").because(error))?;
-    Ok(Planned { installation, derived, reference, known, volumes, licences: subject.licences() })
+    Ok(Planned { installation, derived, image, licences: subject.licences() })
 }
 
-/// The image that would be taken, and what is known about it when it is on this host.
-async fn chosen(
-    subject: &Subject<'_>,
-    installation: &Installation,
-) -> (String, Option<(ImageFacts, Vec<String>)>) {
+/// The image that prepare would take, and what is known about it.
+async fn chosen(subject: &Subject<'_>, cx: &Context, installation: &Installation) -> Chosen {
     if let Image::Archive(file) = &subject.settings.image {
-        let image = archive::look(file).await.ok();
-        let known = image.map(|image| (archive::facts(&image), image.volumes));
-        return (format!("in {}", file.archive.display()), known);
-    }
-    if let Image::Build(build) = &subject.settings.image {
-        let recipe = resolve(build, installation.version, &platform());
-        return match recipe {
-            Ok(recipe) => {
-                let label = |name: &str| recipe.labels.get(name).map(String::as_str);
-                let known = recipe.version.map(|_| (ImageFacts::from_labels(label), Vec::new()));
-                (recipe.what.clone(), known)
-            }
-            Err(blocker) => (blocker.text, None),
+        let reference = format!("in {}", file.archive.display());
+        return match archive::look(file).await {
+            Ok(image) => Chosen {
+                reference,
+                facts: Some(archive::facts(&image)),
+                volumes: image.volumes,
+                ..Chosen::default()
+            },
+            Err(_) => Chosen { reference, ..Chosen::default() },
         };
     }
-    let candidates = reference::candidates(&subject.settings.image, installation.version);
-    let first = candidates.first().cloned().unwrap_or_else(|| "an image of this host's version".into());
-    let Ok(engine) = subject.engine().await else { return (first, None) };
-    for reference in candidates {
-        if let Ok(Some(about)) = engine.image(&reference).await {
-            let volumes = about.config.as_ref().and_then(|config| config.volumes.clone()).unwrap_or_default();
-            return (reference, Some((image::facts(&about), volumes)));
+    if let Image::Build(build) = &subject.settings.image {
+        return match resolve(build, installation.version, &platform()) {
+            Ok(recipe) => {
+                let label = |name: &str| recipe.labels.get(name).map(String::as_str);
+                let facts = recipe.version.map(|_| ImageFacts::from_labels(label));
+                Chosen { reference: recipe.what.clone(), facts, ..Chosen::default() }
+            }
+            Err(blocker) => Chosen { reference: blocker.text, ..Chosen::default() },
+        };
+    }
+    let image = &subject.settings.image;
+    let found = match subject.engine().await {
+        Ok(engine) => {
+            // A password that is not stored yet is for check to tell.
+            let logins = Logins::of(subject, cx).unwrap_or_else(|_| Logins::of_files());
+            image::find(image, installation.version, &engine, &logins).await.ok()
+        }
+        Err(_) => None,
+    };
+    match found.map(|found| found.place) {
+        Some(Place::Here { reference, image }) => Chosen {
+            reference,
+            found: true,
+            here: true,
+            facts: Some(image::facts(&image)),
+            volumes: image.config.and_then(|config| config.volumes).unwrap_or_default(),
+        },
+        Some(Place::Registry(image)) => Chosen {
+            found: true,
+            here: false,
+            facts: Some(labels::facts(&image)),
+            reference: image.reference,
+            volumes: image.volumes,
+        },
+        Some(Place::ByEngine { reference, .. }) => Chosen { reference, found: true, ..Chosen::default() },
+        None => {
+            let first = reference::candidates(image, installation.version).into_iter().next();
+            let reference = first.unwrap_or_else(|| "an image of this host's version".into());
+            Chosen { reference, ..Chosen::default() }
         }
     }
-    (first, None)
 }
 
 impl Planned {
     /// Before anything is known about the image.
     #[must_use]
     pub fn of(subject: &Subject<'_>, installation: Installation, derived: Derived) -> Self {
-        let reference = String::new();
-        let licences = subject.licences();
-        Planned { installation, derived, reference, known: false, volumes: Vec::new(), licences }
+        Planned { installation, derived, image: Chosen::default(), licences: subject.licences() }
     }
 
     /// Image, configuration and guard: what comes first, whatever the engine.
@@ -95,15 +127,18 @@ impl Planned {
             let what = format!("load the image in {} and pin it by its id", file.archive.display());
             all.push(Change::new(Op::Prepare, what));
         } else if let Image::Build(_) = &subject.settings.image {
-            let what = format!("build the image {} and pin it by its id", self.reference);
+            let what = format!("build the image {} and pin it by its id", self.image.reference);
             all.push(Change::new(Op::Prepare, what));
-        } else if !self.known {
-            let chosen = matches!(subject.settings.image, Image::Chosen(_));
-            let more = if chosen { " (or the next that can be had)" } else { "" };
-            all.push(Change::new(
-                Op::Prepare,
-                format!("pull the image {}{more} and pin it by its digest; what its labels tell can change more of the configuration", self.reference),
-            ));
+        } else if !self.image.here {
+            let first = !self.image.found && matches!(subject.settings.image, Image::Chosen(_));
+            let more = if first { " (or the next that can be had)" } else { "" };
+            let labels = match self.image.facts {
+                Some(_) => "",
+                None => "; what its labels tell can change more of the configuration",
+            };
+            let what =
+                format!("pull the image {}{more} and pin it by its digest{labels}", self.image.reference);
+            all.push(Change::new(Op::Prepare, what));
         }
         if let Some(command) = &subject.settings.scan {
             all.push(Change::new(Op::Prepare, format!("run {} on it", command.join(" "))));
@@ -130,7 +165,7 @@ impl Planned {
     #[must_use]
     pub fn parts(&self, subject: &Subject<'_>) -> Parts<'_> {
         Parts {
-            image: &self.reference,
+            image: &self.image.reference,
             version: None,
             source_version: None,
             derived: &self.derived,
@@ -139,7 +174,7 @@ impl Planned {
             security: &[],
             ids: (subject.settings.run_as_ids == RunAsIds::Keep)
                 .then(|| (subject.folder().join("passwd"), subject.folder().join("group"))),
-            volumes: &self.volumes,
+            volumes: &self.image.volumes,
         }
     }
 

@@ -12,10 +12,7 @@ pub fn candidates(image: &Image, source: Option<Version>) -> Vec<String> {
         Image::Reference(reference) => vec![reference.clone()],
         // It has none before it is loaded or built.
         Image::Archive(_) | Image::Build(_) => Vec::new(),
-        Image::Chosen(chosen) => wanted(chosen, source).map_or_else(Vec::new, |wanted| {
-            let all = wanted.candidates();
-            all.iter().flat_map(|c| c.tags.iter().map(move |tag| format!("{}:{tag}", c.repository))).collect()
-        }),
+        Image::Chosen(chosen) => wanted(chosen, source).map_or_else(Vec::new, |wanted| wanted.references()),
     }
 }
 

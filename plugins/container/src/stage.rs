@@ -4,7 +4,7 @@ use crate::build::{self, recipe::resolve};
 use crate::check;
 use crate::check_engine::same_version;
 use crate::engine::{Engine, EngineError, Pulled};
-use crate::image::{self, Found};
+use crate::image::{self, Place};
 use crate::login::Logins;
 use crate::owners::{self, Account};
 use crate::scan::Scanned;
@@ -167,13 +167,12 @@ async fn have_image(
             resolve(build, installation.version, &platform()).map_err(|blocker| blocked(&blocker))?;
         return build::run::build(subject, cx, engine, &recipe, &logins).await;
     }
-    let candidates = reference::candidates(&subject.settings.image, installation.version);
-    let found = image::find(engine, &candidates, &logins).await.map_err(|not_found| {
-        StepError::new("find the image").because(not_found.why()).remedy(not_found.remedy(engine.kind))
-    })?;
-    let reference = match found {
-        Found::Local { reference, about } => return Ok((reference, *about, false)),
-        Found::Remote { reference, .. } => reference,
+    let found = image::find(&subject.settings.image, installation.version, engine, &logins).await;
+    let found = found
+        .map_err(|blocker| StepError::new("find the image").because(&blocker.text).remedy(&blocker.remedy))?;
+    let reference = match found.place {
+        Place::Here { reference, image } => return Ok((reference, *image, false)),
+        place => place.reference().to_owned(),
     };
     cx.record_undo(&Undo::Image { reference: reference.clone() })?;
     cx.info(format!("pulling {reference}"));
@@ -195,8 +194,8 @@ async fn have_image(
                 .because(format!("it took more than {limit}"))
                 .remedy(format!("pull it by hand beforehand (`{} pull`), or raise `pull-timeout`", engine.kind))),
             Ok(Err(error)) => {
-                let not_found = image::NotFound(vec![(reference.clone(), error.clone())]);
-                return Err(error.step().remedy(not_found.remedy(engine.kind)));
+                let remedy = image::pull_remedy(engine.kind, &error);
+                return Err(error.step().remedy(remedy));
             }
             Ok(Ok(())) => {}
         }

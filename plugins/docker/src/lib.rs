@@ -53,7 +53,7 @@ impl Step for Docker {
 
     async fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
         let world = World::new(Kind::Docker);
-        plan::plan(&Subject::new(config, &world, cx)?).await
+        plan::plan(&Subject::new(config, &world, cx)?, cx).await
     }
 
     async fn prepare(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {

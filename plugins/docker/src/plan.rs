@@ -7,14 +7,14 @@ use connect_migrator_container::plan;
 use connect_migrator_container::port;
 use connect_migrator_container::storage;
 use connect_migrator_container::world::Subject;
-use connect_migrator_sdk::{Change, Op, StepError};
+use connect_migrator_sdk::{Change, Context, Op, StepError};
 
 /// Says what will be done. Reads only.
 ///
 /// # Errors
 /// When the installation cannot be read.
-pub async fn plan(subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
-    let planned = plan::look(subject).await?;
+pub async fn plan(subject: &Subject<'_>, cx: &Context) -> Result<Vec<Change>, StepError> {
+    let planned = plan::look(subject, cx).await?;
     let name = &subject.names.container;
     let mut all = planned.first(subject);
     if let Some(mounted) = ordering::data_mount(subject, &planned.installation) {

@@ -5,8 +5,10 @@ use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use connect_migrator_container::kind::Kind;
+use connect_migrator_container::undo::Undo as Shared;
 use connect_migrator_container::world::Subject;
-use connect_migrator_docker::{check_all, stage};
+use connect_migrator_docker::undo::Undo;
+use connect_migrator_docker::{check_all, plan, stage};
 use connect_migrator_engine_double::host::Host;
 use connect_migrator_images::registry::{platform, sha256};
 use connect_migrator_sdk::{Finding, Op, SecretRef, Severity};
@@ -33,6 +35,14 @@ fn registry(uri: &Uri) -> Response {
         return config().into_response();
     }
     (StatusCode::NOT_FOUND, "{}").into_response()
+}
+
+fn denied(_: &Uri) -> Response {
+    (StatusCode::UNAUTHORIZED, "{}").into_response()
+}
+
+fn broken(_: &Uri) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, "{}").into_response()
 }
 
 fn busy(_: &Uri) -> Response {
@@ -108,6 +118,78 @@ async fn a_registry_that_is_at_fault_is_a_blocker_of_its_own() {
     let found = check(&host).await;
     assert_eq!(get(&found, "registry-limit").severity, Severity::Blocker);
     assert!(!found.iter().any(|f| f.key == "image" || f.key == "content-interpreters"), "{found:#?}");
+}
+
+#[tokio::test]
+async fn the_fault_of_a_registry_is_told_for_an_image_that_is_named_too() {
+    let gone = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    for (address, key, remedy) in [
+        (serve(denied).await, "registry-login", "log in"),
+        (serve(busy).await, "registry-limit", "wait"),
+        (serve(broken).await, "registry-broken", "try again later"),
+        (gone, "registry-unreachable", "reaches the registry"),
+    ] {
+        let mut host = Host::new(Kind::Docker).await;
+        {
+            let mut engine = host.engine.state();
+            (engine.local, engine.registry) = (false, (500, "dial tcp: connection refused"));
+        }
+        host.settings["image"] = json!(format!("{address}/posit/connect:{TAG}"));
+        let found = check(&host).await;
+        let fault = get(&found, key);
+        assert!(fault.severity == Severity::Blocker && fault.remedy.contains(remedy), "{fault:?}");
+        let (settings, cx) = (host.settings(), host.context(Op::Prepare));
+        let failed = stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await;
+        assert!(failed.unwrap_err().remedy.contains(remedy));
+    }
+}
+
+#[tokio::test]
+async fn check_plan_and_prepare_speak_of_the_same_image() {
+    let address = serve(registry).await;
+    let mut host = chosen_from(&address).await;
+    host.settings["image"].as_object_mut().unwrap().remove("os");
+    {
+        // An older choice is on this host, and the registry has the better one.
+        let mut engine = host.engine.state();
+        (engine.local, engine.only) = (true, Some("ubuntu-22.04"));
+    }
+    let better = format!("{address}/posit/connect:{TAG}");
+    let found = check(&host).await;
+    assert!(get(&found, "image").text.contains(&better), "{found:#?}");
+    let (settings, cx) = (host.settings(), host.context(Op::Plan));
+    let changes = plan::plan(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await.unwrap();
+    let pull = format!("pull the image {better} and pin it by its digest");
+    assert_eq!(changes[0].what, pull);
+    // Its labels are known before it is pulled.
+    assert!(found.iter().any(|f| f.key == "interpreter-r" && f.text.contains("4.5.3")), "{found:#?}");
+    let cx = host.context(Op::Prepare);
+    stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await.unwrap();
+    let records: Vec<Undo> = host.records();
+    assert!(
+        matches!(&records[0], Undo::Shared(Shared::Image { reference }) if *reference == better),
+        "{records:?}"
+    );
+
+    // Without the registry it is the one on this host, for all three.
+    let mut host = chosen_from("127.0.0.1:1").await;
+    host.settings["image"].as_object_mut().unwrap().remove("os");
+    {
+        let mut engine = host.engine.state();
+        (engine.local, engine.only, engine.registry) = (true, Some("ubuntu-22.04"), (500, "refused"));
+    }
+    let found = check(&host).await;
+    assert!(get(&found, "image").text.contains("ubuntu-22.04-std is on this host"), "{found:#?}");
+    assert_eq!(get(&found, "registry-unreachable").severity, Severity::Warning);
+    let (settings, cx) = (host.settings(), host.context(Op::Plan));
+    let changes = plan::plan(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await.unwrap();
+    assert!(!changes.iter().any(|change| change.what.contains("pull the image")), "{changes:#?}");
+    let cx = host.context(Op::Prepare);
+    stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await.unwrap();
+    assert!(!host.engine.state().calls.contains(&"POST /images/create".to_owned()));
 }
 
 #[tokio::test]

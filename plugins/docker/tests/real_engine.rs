@@ -169,7 +169,7 @@ async fn a_container_is_made_started_verified_and_taken_away_again() {
 
     let cx = rig.context(&host, Op::Prepare);
     let subject = Subject::new(&settings, &rig.world, &cx).unwrap();
-    for change in plan::plan(&subject).await.unwrap() {
+    for change in plan::plan(&subject, &cx).await.unwrap() {
         assert!(!format!("{change:?}").contains("hunter2hunter2"));
     }
     assert_eq!(listing(rig.root.path()), before, "a plan changes nothing");
@@ -354,13 +354,13 @@ async fn an_image_is_pulled_with_progress_and_pinned_by_its_digest() {
     assert!(rig.docker(&["rmi", &reference]));
 
     // What the registry does not have, and a registry that is not there, are told apart.
-    for (image, remedy) in [
-        (format!("127.0.0.1:{}/posit/connect:2026.03.1-x", registry.port), "no such tag"),
-        ("127.0.0.1:1/posit/connect:2026.03.1".to_owned(), "reaches the registry"),
+    for (image, key, remedy) in [
+        (format!("127.0.0.1:{}/posit/connect:2026.03.1-x", registry.port), "image-missing", "no such tag"),
+        ("127.0.0.1:1/posit/connect:2026.03.1".to_owned(), "registry-unreachable", "reaches the registry"),
     ] {
         settings.image = serde_json::from_value(json!(image)).unwrap();
         let found = check_all(&settings, &rig.context(&host, Op::Check), &rig.world).await.unwrap();
-        let missing = found.iter().find(|f| f.key == "image-missing").unwrap();
+        let missing = found.iter().find(|f| f.key == key).unwrap();
         println!("{missing:#?}");
         assert!(missing.remedy.contains(remedy), "{missing:#?}");
     }

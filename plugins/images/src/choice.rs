@@ -77,6 +77,13 @@ impl Wanted {
         all
     }
 
+    /// The same as references.
+    #[must_use]
+    pub fn references(&self) -> Vec<String> {
+        let all = self.candidates();
+        all.iter().flat_map(|c| c.tags.iter().map(move |tag| format!("{}:{tag}", c.repository))).collect()
+    }
+
     fn current_tags(&self) -> Vec<String> {
         if !since(self.version, CURRENT_SINCE) {
             return Vec::new();

@@ -71,6 +71,14 @@ pub enum RegistryError {
         /// Its words.
         said: String,
     },
+    /// The engine of this host does not tell whether it has it.
+    #[error("this host does not tell whether it has {reference}: {why}")]
+    Here {
+        /// What was asked for.
+        reference: String,
+        /// The engine's words.
+        why: String,
+    },
     /// It does not have it.
     #[error("{reference} does not exist")]
     Missing {
@@ -120,6 +128,7 @@ impl RegistryError {
             RegistryError::Denied { .. } => "registry-login",
             RegistryError::TooMany { .. } => "registry-limit",
             RegistryError::Broken { .. } => "registry-broken",
+            RegistryError::Here { .. } => "image-unknown",
             RegistryError::Missing { .. } => "image-missing",
             RegistryError::Platform { .. } => "image-platform",
             RegistryError::Digest { .. } => "registry-digest",
@@ -141,6 +150,9 @@ impl RegistryError {
                 "wait, log in for a higher limit, or name a mirror with `registries`"
             }
             RegistryError::Broken { .. } => "try again later, or name another registry with `registries`",
+            RegistryError::Here { .. } => {
+                "see what ails the container engine of this host (its journal), and mend it"
+            }
             RegistryError::Missing { .. } => {
                 "name an image that exists; there is one for some patch releases only"
             }

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use connect_migrator_connect::version::Version;
 use connect_migrator_images::choice::Wanted;
 use connect_migrator_images::credentials::Login;
-use connect_migrator_images::registry::{Registries, RegistryError, platform, sha256};
-use connect_migrator_images::search::{by_reference, by_version};
+use connect_migrator_images::registry::{Registries, RegistryError, RemoteImage, platform, sha256};
+use connect_migrator_images::search::{self, Found, Host, NoHost, NotFound, Place, by_reference};
 use connect_migrator_sdk::{Secret, Severity};
 use serde_json::json;
 use std::path::Path;
@@ -147,6 +147,17 @@ fn nobody(_: &str) -> Option<Login> {
     None
 }
 
+async fn by_version(registries: &Registries, wanted: &Wanted) -> Result<Found<()>, NotFound> {
+    search::by_version(registries, wanted, &nobody, &NoHost).await
+}
+
+fn remote<I>(found: Found<I>) -> RemoteImage {
+    match found.place {
+        Place::Registry(image) => image,
+        place => panic!("not in a registry: {}", place.reference()),
+    }
+}
+
 #[tokio::test]
 async fn of_a_real_registry_the_right_image_is_chosen_for_every_release() {
     let registry = Registry::start().await;
@@ -196,18 +207,19 @@ async fn of_a_real_registry_the_right_image_is_chosen_for_every_release() {
         ("2026.06.1", None, "rstudio/rstudio-connect:ubuntu2204-2026.06.1"),
         ("2026.08.0", Some("ubuntu-24.04"), "posit/connect:2026.08.0-ubuntu-24.04-std"),
     ] {
-        let found = by_version(&registries, &wanted(version, os, &[mirror]), &nobody).await.unwrap();
-        assert_eq!(found.image.reference, format!("{mirror}/{reference}"));
-        assert!(found.image.pinned.contains("@sha256:"), "{found:?}");
-        assert!(found.image.labels["co.posit.image.version"].starts_with(version), "{found:?}");
-        assert_eq!(found.image.volumes, ["/data"]);
+        let found = by_version(&registries, &wanted(version, os, &[mirror])).await.unwrap();
         assert_eq!(found.faults, []);
+        let image = remote(found);
+        assert_eq!(image.reference, format!("{mirror}/{reference}"));
+        assert!(image.pinned.contains("@sha256:"), "{image:?}");
+        assert!(image.labels["co.posit.image.version"].starts_with(version), "{image:?}");
+        assert_eq!(image.volumes, ["/data"]);
         if version == "2026.08.0" {
-            assert_eq!(found.image.pinned, format!("{mirror}/posit/connect@{pinned}"));
+            assert_eq!(image.pinned, format!("{mirror}/posit/connect@{pinned}"));
         }
         // What is pinned is found again.
-        let again = by_reference(&registries, &found.image.pinned, &nobody).await.unwrap();
-        assert_eq!(again.image.id, found.image.id);
+        let again = by_reference(&registries, &image.pinned, &nobody, &NoHost).await.unwrap();
+        assert_eq!(remote(again).id, image.id);
     }
 
     for (version, os, near) in [
@@ -216,8 +228,7 @@ async fn of_a_real_registry_the_right_image_is_chosen_for_every_release() {
         ("2020.01.0", None, "rstudio/rstudio-connect:2021.08.0"),
         ("2027.01.0", None, "posit/connect:2026.08.0-ubuntu-24.04-std"),
     ] {
-        let finding =
-            by_version(&registries, &wanted(version, os, &[mirror]), &nobody).await.unwrap_err().finding();
+        let finding = by_version(&registries, &wanted(version, os, &[mirror])).await.unwrap_err().finding();
         assert_eq!(
             (finding.severity, finding.key.as_str()),
             (Severity::Blocker, "image-missing"),
@@ -238,7 +249,7 @@ async fn an_image_for_another_machine_is_told_from_one_that_is_not_there() {
     let registries = Registries::new("linux/amd64").unwrap();
     for (version, has) in [("2026.03.1", "linux/s390x"), ("2026.02.1", "linux/arm64, linux/s390x")] {
         let wanted = wanted(version, Some("ubuntu-24.04"), &[mirror]);
-        let finding = by_version(&registries, &wanted, &nobody).await.unwrap_err().finding();
+        let finding = by_version(&registries, &wanted).await.unwrap_err().finding();
         assert_eq!(finding.key, "image-platform");
         assert!(
             finding.text.contains(&format!("is for {has}, and this machine is linux/amd64")),
@@ -293,7 +304,7 @@ async fn each_fault_of_a_registry_has_a_finding_of_its_own() {
     ];
     for (address, key, text) in cases {
         let wanted = wanted("2026.03.1", Some("ubuntu-24.04"), &[&format!("{address}/posit/connect")]);
-        let finding = by_version(&registries, &wanted, &nobody).await.unwrap_err().finding();
+        let finding = by_version(&registries, &wanted).await.unwrap_err().finding();
         assert_eq!(finding.key, key, "{finding:?}");
         assert!(finding.text.contains(text) && !finding.remedy.is_empty(), "{finding:?}");
     }
@@ -307,10 +318,49 @@ async fn the_next_registry_is_asked_when_one_is_at_fault_and_that_is_told() {
     let busy = faulty(|_, _| said(429, "later")).await;
     let (first, second) = (format!("{busy}/posit/connect"), format!("{}/own/connect", registry.address));
     let registries = Registries::new(&platform()).unwrap();
-    let found =
-        by_version(&registries, &wanted("2026.03.1", None, &[&first, &second]), &nobody).await.unwrap();
-    assert_eq!(found.image.reference, format!("{second}:2026.03.1-ubuntu-24.04-std"));
+    let found = by_version(&registries, &wanted("2026.03.1", None, &[&first, &second])).await.unwrap();
     assert!(matches!(found.faults.as_slice(), [RegistryError::TooMany { .. }]), "{found:?}");
+    assert_eq!(found.place.reference(), format!("{second}:2026.03.1-ubuntu-24.04-std"));
+}
+
+/// A host that has one image, and an engine that reaches every registry.
+struct WithImage(&'static str, Option<&'static str>);
+
+impl Host for WithImage {
+    type Image = ();
+
+    async fn image(&self, reference: &str) -> Result<Option<()>, String> {
+        Ok(reference.contains(self.0).then_some(()))
+    }
+
+    async fn digest(&self, _: &str, _: Option<&Login>, down: RegistryError) -> Result<String, RegistryError> {
+        self.1.map(str::to_owned).ok_or(down)
+    }
+}
+
+#[tokio::test]
+async fn an_image_on_this_host_counts_in_its_turn_and_without_a_registry_too() {
+    let registry = Registry::start().await;
+    let machine = platform().replace("linux/", "");
+    registry.image("own/connect", "2026.03.1-ubuntu-24.04-std", &machine).await;
+    let registries = Registries::new(&platform()).unwrap();
+    let own = format!("{}/own/connect", registry.address);
+    let find = async |version: &str, repository: &str, host: WithImage| {
+        search::by_version(&registries, &wanted(version, None, &[repository]), &nobody, &host).await
+    };
+    let better = find("2026.03.1", &own, WithImage("22.04", None)).await.unwrap();
+    assert_eq!(better.place.reference(), format!("{own}:2026.03.1-ubuntu-24.04-std"));
+    let first = find("2026.03.1", &own, WithImage("24.04", None)).await.unwrap();
+    assert!(matches!(first.place, Place::Here { .. }), "{first:?}");
+    let missing = find("2026.08.0", &own, WithImage("22.04", None)).await.unwrap();
+    assert!(matches!(missing.place, Place::Here { .. }) && missing.faults.is_empty(), "{missing:?}");
+
+    let gone = "127.0.0.1:1/own/connect";
+    let offline = find("2026.03.1", gone, WithImage("22.04", None)).await.unwrap();
+    assert!(matches!(offline.place, Place::Here { .. }), "{offline:?}");
+    assert!(matches!(offline.faults.as_slice(), [RegistryError::Down { .. }]), "{offline:?}");
+    let by_engine = find("2026.03.1", gone, WithImage("none", Some("sha256:22"))).await.unwrap();
+    assert!(matches!(by_engine.place, Place::ByEngine { .. }), "{by_engine:?}");
 }
 
 #[tokio::test]

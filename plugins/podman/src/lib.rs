@@ -59,7 +59,7 @@ impl Step for Podman {
 
     async fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
         let ground = Ground::here();
-        plan::plan(&ground, &Subject::new(config, &ground.world, cx)?).await
+        plan::plan(&ground, &Subject::new(config, &ground.world, cx)?, cx).await
     }
 
     async fn prepare(config: &Settings, cx: &Context) -> Result<Outcome, StepError> {

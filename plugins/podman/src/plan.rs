@@ -8,15 +8,19 @@ use crate::unit::{Making, text};
 use connect_migrator_container::plan;
 use connect_migrator_container::spec;
 use connect_migrator_container::world::Subject;
-use connect_migrator_sdk::{Change, Op, StepError};
+use connect_migrator_sdk::{Change, Context, Op, StepError};
 
 /// Says what will be done. Reads only.
 ///
 /// # Errors
 /// When the installation cannot be read.
-pub async fn plan<S: Units>(ground: &Ground<S>, subject: &Subject<'_>) -> Result<Vec<Change>, StepError> {
+pub async fn plan<S: Units>(
+    ground: &Ground<S>,
+    subject: &Subject<'_>,
+    cx: &Context,
+) -> Result<Vec<Change>, StepError> {
     let socket = Socket::open(&ground.systemd, subject).await;
-    let planned = plan::look(subject).await;
+    let planned = plan::look(subject, cx).await;
     socket.close().await;
     let planned = planned?;
     let parts = planned.parts(subject);

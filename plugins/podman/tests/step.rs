@@ -268,7 +268,7 @@ async fn each_broken_prerequisite_is_a_blocker_of_its_own() {
             l.host.settings["privileges"] = json!("none");
             l.host.engine.state().security.push("name=rootless");
         }),
-        ("image-missing", |l| {
+        ("registry-unreachable", |l| {
             l.host.engine.state().local = false;
             l.host.settings["image"] = json!("127.0.0.1:1/posit/connect:2026.03.1-ubuntu-24.04-std");
         }),
@@ -385,7 +385,7 @@ async fn planned(lab: &Lab) -> String {
     let (settings, cx) = (lab.host.settings(), lab.host.context(Op::Plan));
     let subject = Subject::new(&settings, &lab.ground.world, &cx).unwrap();
     let mut text = String::new();
-    for change in plan::plan(&lab.ground, &subject).await.unwrap() {
+    for change in plan::plan(&lab.ground, &subject, &cx).await.unwrap() {
         text.push_str(&format!("{}: {}\n", change.when, change.what));
         if let Some(diff) = &change.diff {
             text.push_str(diff);

@@ -33,6 +33,8 @@ type Serving = Arc<Mutex<Option<(Option<&'static str>, Option<&'static str>)>>>;
 
 pub struct State {
     pub local: bool,
+    /// Of its images only that whose name has this in it is here.
+    pub only: Option<&'static str>,
     pub labels: Value,
     pub security: Vec<&'static str>,
     pub api: &'static str,
@@ -105,6 +107,7 @@ impl Double {
         let serve = Arc::new(Mutex::new(None));
         let state = Arc::new(Mutex::new(State {
             local: true,
+            only: None,
             labels: json!({ "co.posit.image.version": "2026.03.1", "co.posit.image.os": "Ubuntu 24.04" }),
             security: vec!["name=seccomp,profile=default"],
             api: "1.45",
@@ -178,11 +181,13 @@ async fn engine(
             axum::Json(json!({ "Version": "26.1.5", "ApiVersion": state.api })).into_response()
         }
         ("GET", ["info"]) => axum::Json(json!({ "SecurityOptions": state.security })).into_response(),
-        ("GET", ["images", .., "json"]) if state.local => axum::Json(json!({
-            "Id": "sha256:11", "RepoDigests": ["h:5000/posit/connect@sha256:22"],
-            "Config": { "Labels": state.labels, "Volumes": { "/data": {} } },
-        }))
-        .into_response(),
+        ("GET", ["images", .., "json"]) if state.local && state.only.is_none_or(|o| path.contains(o)) => {
+            axum::Json(json!({
+                "Id": "sha256:11", "RepoDigests": ["h:5000/posit/connect@sha256:22"],
+                "Config": { "Labels": state.labels, "Volumes": { "/data": {} } },
+            }))
+            .into_response()
+        }
         ("GET", ["images", .., "json"]) => said(404, "No such image"),
         ("GET", ["distribution", ..]) => match state.registry {
             (200, _) => axum::Json(json!({ "Descriptor": { "digest": "sha256:22" }, "Platforms": [] }))
@@ -209,7 +214,7 @@ async fn engine(
             ];
             match state.pull_error {
                 Some(error) => lines.push(json!({ "error": error, "errorDetail": { "message": error } })),
-                None => state.local = true,
+                None => (state.local, state.only) = (true, None),
             }
             lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response()
         }
