@@ -135,6 +135,13 @@ async fn pick(
         all.image = recipe.version.map(|_| ImageFacts::from_labels(label));
         let hosts: Vec<String> = recipe.bases.iter().map(|base| login::host_of(base)).collect();
         all.found.extend(login::unused(subject.settings, &hosts));
+        let mut fetched = Vec::new();
+        for base in &recipe.bases {
+            if !matches!(engine.image(base).await, Ok(Some(_))) {
+                fetched.push(base.clone());
+            }
+        }
+        all.found.extend(logins.left_to_helper(&fetched));
         all.reference = Some(recipe.what);
         return;
     }
@@ -146,9 +153,16 @@ async fn pick(
             Ok(found) => found,
             Err(blocker) => {
                 all.found.push(*blocker);
+                all.found.extend(logins.left_to_helper(&candidates));
                 return;
             }
         };
+    let mut asked: Vec<String> =
+        candidates.into_iter().take_while(|candidate| candidate != place.reference()).collect();
+    if !matches!(place, Place::Here { .. }) {
+        asked.push(place.reference().to_owned());
+    }
+    all.found.extend(logins.left_to_helper(&asked));
     all.found.extend(faults.first().map(|fault| {
         let text = format!("{fault}; {} is taken instead", place.reference());
         Finding::warning(fault.key(), text, fault.remedy())

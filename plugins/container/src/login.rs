@@ -61,6 +61,26 @@ impl Logins {
         let login = self.of_repository(reference::split(reference).0)?;
         Some(Credentials { user: login.user, password: login.password })
     }
+
+    /// What docker or podman leave to a helper program, for the first of these references that has no login otherwise.
+    #[must_use]
+    pub fn left_to_helper(&self, references: &[String]) -> Option<Finding> {
+        references.iter().filter(|reference| self.of_reference(reference).is_none()).find_map(|reference| {
+            let host = host_of(reference);
+            let helper = credentials::helper(&self.files, &host)?;
+            Some(Finding::warning(
+                "registry-helper",
+                format!(
+                    "{} leaves the login for {host} to {}, which this step does not ask: {host} is asked without a login",
+                    helper.file.display(),
+                    helper.program
+                ),
+                format!(
+                    "give this step `login = {{ registry = \"{host}\", user = \"…\", password = {{ credential = \"…\" }} }}`, or write the login into a file: `podman login --authfile /root/.config/containers/auth.json {host}`"
+                ),
+            ))
+        })
+    }
 }
 
 /// The registry that the settings' login is for: the one that it names, that of the reference, or the first that is searched.
@@ -152,5 +172,26 @@ mod tests {
         assert_eq!(user("ghcr.io/posit-dev/connect:1").as_deref(), Some("bob"));
         assert_eq!(user("quay.io/x/y:1"), None);
         assert_eq!(user("docker.io.example.com/x/y:1"), None);
+    }
+
+    #[test]
+    fn a_login_that_is_left_to_a_helper_program_is_pointed_out_where_it_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        std::fs::write(
+            &file,
+            r#"{ "auths": { "quay.io": { "auth": "Ym9iOmI=" } }, "credHelpers": { "ghcr.io": "gh", "quay.io": "q" } }"#,
+        )
+        .unwrap();
+        let logins = Logins { own: None, files: vec![file] };
+        let told = |references: &[&str]| {
+            logins.left_to_helper(&references.iter().map(|&r| r.to_owned()).collect::<Vec<_>>())
+        };
+        let finding = told(&["docker.io/x/y:1", "ghcr.io/x/y:1"]).unwrap();
+        assert_eq!(finding.key, "registry-helper");
+        assert!(finding.text.contains("ghcr.io to docker-credential-gh"), "{finding:?}");
+        assert!(finding.remedy.contains("registry = \"ghcr.io\""), "{finding:?}");
+        // There is a login besides, or the registry is another one.
+        assert_eq!(told(&["quay.io/x/y:1", "docker.io/x/y:1"]), None);
     }
 }
