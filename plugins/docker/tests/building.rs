@@ -53,6 +53,21 @@ async fn check_says_what_will_be_built_and_what_is_not_there() {
 }
 
 #[tokio::test]
+async fn a_login_for_a_build_says_which_registry_it_is_for() {
+    let mut host = builds().await;
+    host.settings["login"] = json!({ "user": "ann", "password": { "credential": "registry" } });
+    host.daemon.store_secret("registry", "hunter2hunter2");
+    let found = of_engine(&host).await;
+    let unclear = find(&found, "registry-login");
+    assert_eq!(unclear.severity, Severity::Blocker);
+    assert!(unclear.remedy.contains("registry = "), "{unclear:?}");
+    assert!(prepare(&host).await.is_err() && host.engine.state().built.is_none());
+    host.settings["login"]["registry"] = json!("h:5000");
+    assert!(!of_engine(&host).await.iter().any(|f| f.key == "registry-login"));
+    prepare(&host).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_image_is_built_during_prepare_labelled_and_pinned_by_its_id() {
     let host = builds().await;
     prepare(&host).await.unwrap();

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use connect_migrator_container::kind::Kind;
 use connect_migrator_container::undo::Undo as Shared;
@@ -13,6 +13,7 @@ use connect_migrator_engine_double::host::Host;
 use connect_migrator_images::registry::{platform, sha256};
 use connect_migrator_sdk::{Finding, Op, SecretRef, Severity};
 use serde_json::json;
+use std::sync::{Arc, Mutex};
 
 const TAG: &str = "2026.03.1-ubuntu-24.04-std";
 
@@ -145,6 +146,50 @@ async fn the_fault_of_a_registry_is_told_for_an_image_that_is_named_too() {
         let failed = stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx).await;
         assert!(failed.unwrap_err().remedy.contains(remedy));
     }
+}
+
+/// A registry that wants a password for everything and has nothing; tells what it was shown.
+async fn asking() -> (String, Arc<Mutex<Vec<String>>>) {
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let told = Arc::clone(&shown);
+    let app = axum::Router::new().fallback(move |headers: HeaderMap| async move {
+        match headers.get(header::AUTHORIZATION) {
+            Some(login) => {
+                told.lock().unwrap().push(login.to_str().unwrap().to_owned());
+                StatusCode::NOT_FOUND.into_response()
+            }
+            None => {
+                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")]).into_response()
+            }
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (address, shown)
+}
+
+#[tokio::test]
+async fn a_login_is_shown_to_its_own_registry_only() {
+    let ((first, to_first), (second, to_second)) = (asking().await, asking().await);
+    let mut host = chosen_from(&first).await;
+    host.settings["image"]["registries"] =
+        json!([format!("{first}/own/connect"), format!("{second}/own/connect")]);
+    host.settings["login"] = json!({ "user": "ann", "password": { "credential": "registry" } });
+    host.daemon.store_secret("registry", "hunter2hunter2");
+    let found = check(&host).await;
+    assert_eq!(get(&found, "registry-login").severity, Severity::Blocker);
+    assert!(!to_first.lock().unwrap().is_empty());
+    assert_eq!(*to_second.lock().unwrap(), Vec::<String>::new());
+
+    to_first.lock().unwrap().clear();
+    host.settings["login"]["registry"] = json!(second);
+    check(&host).await;
+    assert_eq!(*to_first.lock().unwrap(), Vec::<String>::new());
+    assert!(!to_second.lock().unwrap().is_empty());
+
+    host.settings["login"]["registry"] = json!("registry.example.com");
+    assert_eq!(get(&check(&host).await, "login-unused").severity, Severity::Warning);
 }
 
 #[tokio::test]
