@@ -28,7 +28,12 @@ impl Logins {
     /// When it is not stored, or it is not said which registry it is for.
     pub fn of(subject: &Subject<'_>, cx: &Context) -> Result<Self, StepError> {
         let files = credentials::files();
-        let Some(login) = &subject.settings.login else { return Ok(Logins { own: None, files }) };
+        let login = match &subject.settings.image {
+            // Nothing is fetched for it.
+            Image::Archive(_) => None,
+            _ => subject.settings.login.as_ref(),
+        };
+        let Some(login) = login else { return Ok(Logins { own: None, files }) };
         let Some(registry) = registry(subject.settings) else {
             return Err(StepError::new(format!("use the login of {} for the image", login.user))
                 .because("it does not say which registry it is for, and an image that is built may begin from images of several")

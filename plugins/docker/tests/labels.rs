@@ -269,7 +269,10 @@ async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
     host.engine.state().local = false;
     let archive = save(&host, &config());
     host.settings["image"] = json!({ "archive": archive, "digest": sha256(config().as_bytes()) });
+    // Left over from an image of a registry; nothing is fetched, and the password need not be stored.
+    host.settings["login"] = json!({ "user": "ann", "password": { "credential": "registry" } });
     let found = check(&host).await;
+    assert!(!found.iter().any(|f| f.key == "registry-login"), "{found:#?}");
     assert_eq!(get(&found, "image").severity, Severity::Ok);
     assert!(get(&found, "image-version").text.contains("has version 2026.03.1"), "{found:#?}");
     assert!(!host.engine.state().calls.iter().any(|call| call.starts_with("POST")), "nothing is loaded");
