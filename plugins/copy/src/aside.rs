@@ -2,7 +2,8 @@
 
 use crate::error::{CopyError, failed};
 use crate::folder::is_temporary;
-use crate::source::open_root;
+use crate::source::{open_dir, open_root};
+use crate::stamp::look_open;
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::{CStr, CString, OsStr};
@@ -17,6 +18,26 @@ use std::sync::{Mutex, PoisonError};
 
 /// The list of what is kept: a number, a tab, the path it had.
 const LIST: &str = "list";
+
+/// Whether a folder is a file system or a mount of its own: nothing can be renamed from it to a folder beside it.
+///
+/// # Errors
+/// When it, or the folder that it is in, cannot be looked at.
+pub fn is_mount_of_its_own(folder: &Path) -> std::result::Result<bool, CopyError> {
+    let real = std::fs::canonicalize(folder).map_err(|error| failed("find the folder", folder, error))?;
+    let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return Ok(true) };
+    let parent = open_root(parent)?;
+    let look = |errno| failed("look at", folder, errno);
+    let name = CString::new(name.as_bytes()).map_err(|_| look(Errno::INVAL))?;
+    // A bind mount has the device of what it shows, and a part of btrfs is no mount: only both together tell.
+    match open_dir(&parent, &name, false) {
+        Err(Errno::XDEV) => Ok(true),
+        opened => {
+            let device = |dir: &OwnedFd| look_open(dir).map(|seen| seen.device).map_err(look);
+            Ok(device(&opened.map_err(look)?)? != device(&parent)?)
+        }
+    }
+}
 
 /// A folder that keeps what was replaced or removed.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use crate::target::is_remote;
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -136,7 +136,7 @@ pub fn changes_since(
         control,
     };
     let root = open_below(&target, b"", true).map_err(|errno| failed("open", &options.target, errno))?;
-    listing.folder(root, there, Vec::new().into(), ROOT, Exclude::new(&options.exclude)?);
+    listing.folder(root, there, Vec::new().into(), ROOT, Exclude::of(options)?);
     std::thread::scope(|scope| {
         for _ in 0..options.threads(header.remote) {
             scope.spawn(|| listing.pool.work(|job| listing.enter(job)));
@@ -156,17 +156,14 @@ pub fn changes_since(
 }
 
 /// The options of a pass that copies back what [`changes_since`] listed into `back`. `aside` is a folder on the source's file
-/// system, outside of it, that keeps what is replaced or removed there.
+/// system that keeps what is replaced or removed there: outside of the source, or below a name that is ignored at its root.
 #[must_use]
 pub fn options_back(options: &Options, back: &Path, aside: &Path) -> Options {
-    // What is nobody's business at the target's root is no work of its users: now that root is the one that is walked.
-    let exclude = options.exclude.iter().cloned().chain(options.ignore_at_root.iter().map(Into::into));
     Options {
         source: options.target.clone(),
         target: options.source.clone(),
         manifest: back.into(),
         keep_aside: Some(aside.into()),
-        exclude: exclude.collect(),
         ..options.clone()
     }
 }
@@ -227,9 +224,6 @@ impl Back<'_> {
                 Some(At::Below(below)) => Some(below),
                 _ => None,
             };
-            if path.is_empty() && self.is_ignored(&name) {
-                continue;
-            }
             let Some(item) = recorded.remove(name.to_bytes()) else {
                 self.note(BackKind::Created, &join(&path, name.to_bytes()));
                 continue;
@@ -301,9 +295,5 @@ impl Back<'_> {
             })
             .collect();
         self.journal.add(&[Record::Entries { folder, entries }]);
-    }
-
-    fn is_ignored(&self, name: &CStr) -> bool {
-        self.options.ignore_at_root.iter().any(|ignored| ignored.as_bytes() == name.to_bytes())
     }
 }

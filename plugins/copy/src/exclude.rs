@@ -1,6 +1,7 @@
 //! What is left out.
 
 use crate::error::CopyError;
+use crate::options::Options;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -14,8 +15,13 @@ pub(crate) struct Exclude {
 }
 
 impl Exclude {
-    /// `None` when nothing is excluded.
-    pub(crate) fn new(paths: &[PathBuf]) -> Result<Option<Arc<Exclude>>, CopyError> {
+    /// What a copy leaves out, on whichever side is read: what is excluded, and what is nobody's business at the root. `None` when
+    /// that is nothing.
+    pub(crate) fn of(options: &Options) -> Result<Option<Arc<Exclude>>, CopyError> {
+        Exclude::new(&options.exclude, &options.ignore_at_root)
+    }
+
+    fn new(paths: &[PathBuf], at_root: &[String]) -> Result<Option<Arc<Exclude>>, CopyError> {
         let mut root = Exclude::default();
         for path in paths {
             let mut names = Vec::new();
@@ -31,7 +37,10 @@ impl Exclude {
             }
             root.add(&names);
         }
-        Ok((!paths.is_empty()).then(|| Arc::new(root)))
+        for name in at_root {
+            root.add(&[name.as_bytes()]);
+        }
+        Ok((!root.below.is_empty()).then(|| Arc::new(root)))
     }
 
     fn add(&mut self, names: &[&[u8]]) {
@@ -79,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_prefix_excludes_what_is_below_it_and_not_its_neighbours() {
-        let tree = Exclude::new(&["packrat".into(), "./a/b".into()]).unwrap().unwrap();
+        let tree = Exclude::new(&["packrat".into(), "./a/b".into()], &[]).unwrap().unwrap();
         assert!(matches!(tree.at(b"packrat"), At::Excluded));
         assert!(matches!(tree.at(b"packrat2"), At::Free));
         let At::Below(a) = tree.at(b"a") else { panic!() };
@@ -90,7 +99,16 @@ mod tests {
     #[test]
     fn absolute_paths_and_paths_upwards_are_refused() {
         for bad in ["/etc", "a/../b", "", "."] {
-            assert!(Exclude::new(&[bad.into()]).is_err(), "{bad}");
+            assert!(Exclude::new(&[bad.into()], &[]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_ignored_at_the_root_is_only_left_out_there() {
+        let tree = Exclude::new(&["a/b".into()], &["lost+found".into()]).unwrap().unwrap();
+        assert!(matches!(tree.at(b"lost+found"), At::Excluded));
+        let At::Below(a) = tree.at(b"a") else { panic!() };
+        assert!(matches!(a.at(b"lost+found"), At::Free));
+        assert!(Exclude::new(&[], &[]).unwrap().is_none());
     }
 }

@@ -54,6 +54,7 @@ mod target;
 mod verify;
 mod walk;
 
+pub use aside::is_mount_of_its_own;
 pub use attributes::{Refused, XattrKind};
 pub use back::{BackChange, BackChanges, BackKind, changes_since, options_back};
 pub use error::{CopyError, Failure};

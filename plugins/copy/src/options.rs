@@ -59,7 +59,7 @@ pub struct Options {
     pub idle: bool,
     /// Go into other file systems that are mounted in the source. Else a mount point is copied as an empty folder.
     pub cross_mounts: bool,
-    /// Names at the target's root that are nobody's business and do not make it "not empty".
+    /// Names at the root of either side that are nobody's business: not copied, not removed, and a target that holds them is empty.
     pub ignore_at_root: Vec<String>,
     /// What a pass replaces or removes at the target is kept in this folder on the target's file system. Made if need be.
     pub keep_aside: Option<PathBuf>,

@@ -11,7 +11,7 @@ use crate::{Refused, XattrKind};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +39,8 @@ pub struct Survey {
     pub owners: BTreeSet<(u32, u32)>,
     /// Mount points that are not entered.
     pub mounts: Vec<String>,
+    /// Folders at the root that are ignored though they hold something.
+    pub ignored: Vec<String>,
     /// Entries that could not be looked at.
     pub failed: Vec<String>,
 }
@@ -60,7 +62,7 @@ pub fn survey(options: &Options, cancel: &AtomicBool) -> Result<Survey, CopyErro
     let root = open_root(&options.source)?;
     let root =
         open_below(&root, b"", true).map_err(|errno| failed("open the folder", &options.source, errno))?;
-    let exclude = Exclude::new(&options.exclude)?;
+    let exclude = Exclude::of(options)?;
     let found = Mutex::new(Found::default());
     let pool: Pool<Job> = Pool::new();
     let walk = Walk { options, found: &found, pool: &pool, cancel };
@@ -124,7 +126,12 @@ impl Walk<'_> {
         let mut linked = Vec::new();
         for name in names {
             let below = match exclude.map(|exclude| exclude.at(name.to_bytes())) {
-                Some(At::Excluded) => continue,
+                Some(At::Excluded) => {
+                    if path.is_empty() {
+                        self.note_ignored(&dir, &name);
+                    }
+                    continue;
+                }
                 Some(At::Below(below)) => Some(below),
                 _ => None,
             };
@@ -174,6 +181,14 @@ impl Walk<'_> {
         all.bytes += own.bytes;
         all.largest = all.largest.max(own.largest);
         all.owners.append(&mut own.owners);
+    }
+
+    fn note_ignored(&self, root: &OwnedFd, name: &CStr) {
+        let Ok(text) = name.to_str() else { return };
+        let holds = || open_dir(root, name, true).and_then(list).is_ok_and(|names| !names.is_empty());
+        if self.options.ignore_at_root.iter().any(|ignored| ignored == text) && holds() {
+            self.found().survey.ignored.push(text.to_owned());
+        }
     }
 
     fn note_xattrs(&self, xattrs: &Xattrs, path: &[u8]) {

@@ -138,7 +138,7 @@ pub fn verify(options: &Options, content: Content, control: &Control<'_>) -> Res
         links: Mutex::default(),
         control,
     };
-    verify.pool.push(Job::Root(Exclude::new(&options.exclude)?));
+    verify.pool.push(Job::Root(Exclude::of(options)?));
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let teller = scope.spawn(|| {
@@ -239,8 +239,8 @@ impl Verify<'_> {
             path.is_empty()
                 && self.options.ignore_at_root.iter().any(|ignored| ignored.as_bytes() == name.to_bytes())
         };
-        // Whoever put it there changed the time of the root.
-        let times = !theirs.iter().any(|name| ignored(name));
+        // Whoever put it there, on either side, changed the time of the root.
+        let times = !ours.iter().chain(&theirs).any(|name| ignored(name));
         self.folder_itself(&source, &target, &path, times);
         let mut left: HashSet<CString> = theirs.into_iter().collect();
         let (source, target) = (Arc::new(source), Arc::new(target));

@@ -42,6 +42,29 @@ fn a_copied_tree_with_every_odd_entry_is_the_same() {
 }
 
 #[test]
+fn what_the_file_system_keeps_at_the_root_of_either_side_is_none_of_the_copy() {
+    let lab = Lab::new();
+    for root in [&lab.source, &lab.target] {
+        fs::create_dir(root.join("lost+found")).unwrap();
+    }
+    lab.write("lost+found/7", "left by a repair");
+    lab.write("folder/lost+found/file", "below the root it is a name like any other");
+    fs::create_dir(lab.source.join(".snapshot")).unwrap();
+    settle();
+    let surveyed = survey(&lab.options(), &AtomicBool::new(false)).unwrap();
+    assert_eq!((surveyed.ignored, surveyed.entries), (vec!["lost+found".to_owned()], 3));
+    for content in ["once", "again"] {
+        lab.write("folder/changes", content);
+        settle();
+        lab.pass();
+        assert_eq!(fs::read_dir(lab.target.join("lost+found")).unwrap().count(), 0);
+        assert!(lab.target.join("folder/lost+found/file").exists() && !lab.target.join(".snapshot").exists());
+        let found = verified(&lab, Content::All);
+        assert!(found.is_same(), "{found:?}");
+    }
+}
+
+#[test]
 fn every_kind_of_difference_is_found() {
     let lab = Lab::new();
     for name in ["content", "mode", "owner", "time", "missing", "xattr", "folder/x", "kind", "linked"] {

@@ -54,7 +54,7 @@ pub async fn check(
         survey(&options, &AtomicBool::new(false))
     });
     let survey = counted.await.map_err(|error| copying::failed("count what is to be copied", &error))?;
-    findings.push(about_amount(config, &folders.source, &survey));
+    findings.extend(about_amount(config, &folders.source, &survey));
     let owners = owners(&survey, cx);
     match trial(config, mounter, owners).await {
         Ok(trial) => findings.extend(about_export(config, cx, &trial, &survey)),
@@ -141,7 +141,7 @@ fn about_options(config: &Settings) -> Vec<Finding> {
     findings
 }
 
-fn about_amount(config: &Settings, source: &Path, survey: &Survey) -> Finding {
+fn about_amount(config: &Settings, source: &Path, survey: &Survey) -> Vec<Finding> {
     let left_out = if config.leave_out.is_empty() {
         String::new()
     } else {
@@ -155,21 +155,37 @@ fn about_amount(config: &Settings, source: &Path, survey: &Survey) -> Finding {
         source.display()
     );
     if let Some(failed) = survey.failed.first() {
-        return Finding::blocker(
+        return vec![Finding::blocker(
             "nfs-amount",
             format!("{text}; not all can be read: {failed}"),
             "run as root, and mend the file system",
-        );
+        )];
     }
-    if survey.mounts.is_empty() {
-        return Finding::ok("nfs-amount", text);
+    let mut findings = Vec::new();
+    if !survey.ignored.is_empty() {
+        let ignored = survey.ignored.join(", ");
+        findings.push(Finding::warning(
+            "nfs-ignored",
+            format!(
+                "{ignored} in {} is kept there by the file system or by us, and is not copied",
+                source.display()
+            ),
+            "see what it holds; move what belongs to Connect to another name",
+        ));
     }
-    let mounts = survey.mounts.join(", ");
-    Finding::warning(
-        "nfs-mounts",
-        format!("{text}; {mounts} in it are mounts of their own and are copied as empty folders"),
-        "move what they hold by hand, or mount it in the container",
-    )
+    if !survey.mounts.is_empty() {
+        let mounts = survey.mounts.join(", ");
+        findings.push(Finding::warning(
+            "nfs-mounts",
+            format!(
+                "{mounts} in {} are mounts of their own and are copied as empty folders",
+                source.display()
+            ),
+            "move what they hold by hand, or mount it in the container",
+        ));
+    }
+    findings.push(Finding::ok("nfs-amount", text));
+    findings
 }
 
 /// Owners that the export must hold: those in use, the one that runs content, and one more.

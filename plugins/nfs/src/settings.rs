@@ -15,6 +15,9 @@ pub const DEFAULT_LAST_PASS_SECONDS: u64 = 30;
 /// So often the copy is repeated while Connect serves, at most.
 pub const DEFAULT_PASSES_MAX: u32 = 5;
 
+/// Where a rollback keeps what it replaces in a data directory that is a file system of its own. Nobody's data, and never copied.
+pub const KEPT_IN_SOURCE: &str = ".connect-migrator-before-rollback";
+
 /// The settings of the step `nfs`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -123,6 +126,7 @@ impl Settings {
     pub fn copy(&self, source: &Path, cx: &Context) -> Options {
         let mut options = Options::new(source, &self.mount, cx.state_dir().join("manifest"));
         options.ignore_at_root.extend(kept_in_data(cx));
+        options.ignore_at_root.push(KEPT_IN_SOURCE.into());
         options.exclude = self.leave_out.clone();
         options.threads = self.threads;
         options

@@ -2,7 +2,7 @@
 
 use crate::config;
 use crate::copying::{self, Cutover, Folders, Kept};
-use crate::settings::Settings;
+use crate::settings::{KEPT_IN_SOURCE, Settings};
 use crate::stage;
 use crate::units::{Mounter, is_ours};
 use connect_migrator_connect::source_edits::traffic_was_routed;
@@ -110,7 +110,7 @@ async fn copy_back(
         return Ok(undone.and("nothing has changed in the data on the new server"));
     }
     tell(cx, &folders, &changes);
-    let aside = aside(&folders, cx);
+    let aside = aside(&folders, cx)?;
     let back = copy::options_back(&options, &kept.back(), &aside);
     let tried = format!("copy back to {} what users changed", folders.source.display());
     let report =
@@ -135,10 +135,20 @@ async fn copy_back(
         .and(format!("what that replaced is kept in {}", aside.display())))
 }
 
-/// On the source's file system, beside the source: what is replaced is moved there, not copied.
-fn aside(folders: &Folders, cx: &Context) -> PathBuf {
-    let name = folders.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    folders.source.with_file_name(format!("{name}.before-rollback-{}", cx.migration().id))
+/// On the source's file system, as what is replaced is moved there, not copied: beside the source, or in it where it is a file
+/// system of its own.
+fn aside(folders: &Folders, cx: &Context) -> Result<PathBuf, StepError> {
+    let tried = || format!("find a place for what is replaced in {}", folders.source.display());
+    let in_it = copy::is_mount_of_its_own(&folders.source)
+        .map_err(|error| copying::failed(&tried(), &error).remedy("mend that, and roll back again"))?;
+    let source = fs::canonicalize(&folders.source)
+        .map_err(|error| StepError::new(tried()).because(error).remedy("mend that, and roll back again"))?;
+    let id = &cx.migration().id;
+    if in_it {
+        return Ok(source.join(KEPT_IN_SOURCE).join(id.to_string()));
+    }
+    let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(source.with_file_name(format!("{name}.before-rollback-{id}")))
 }
 
 /// The list, made once: after a crash in the middle of copying back it still says what was to be done.

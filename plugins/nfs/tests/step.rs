@@ -8,7 +8,7 @@
 )]
 
 use connect_migrator_connect::source_edits::SourceEdits;
-use connect_migrator_nfs::settings::Settings;
+use connect_migrator_nfs::settings::{KEPT_IN_SOURCE, Settings};
 use connect_migrator_nfs::trial::{Trial, look};
 use connect_migrator_nfs::undo::{Undo, roll_back};
 use connect_migrator_nfs::units::{Mounted, Mounter, is_ours};
@@ -229,8 +229,12 @@ struct Small(PathBuf);
 
 impl Small {
     fn at(path: PathBuf) -> Self {
+        Small::with(path, "size=64k,mode=711,uid=12,gid=34")
+    }
+
+    fn with(path: PathBuf, options: &str) -> Self {
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=711,uid=12,gid=34", "tmpfs"]).arg(&path);
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path);
         assert!(mount.status().unwrap().success());
         Small(path)
     }
@@ -289,6 +293,41 @@ async fn rolled_back_after_users_came_their_work_comes_back_and_what_it_replaces
     let told = house.host.told().log;
     assert!(told.iter().any(|(_, line)| line == "changed: apps/1/file3"), "{told:?}");
     assert!(told.iter().any(|(_, line)| line == "new: apps/2"), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_a_rollback_replaces_on_a_disk_of_its_own_is_kept_there_and_is_never_copied() {
+    let house = House::new();
+    let disk = Small::with(house.at("data"), "size=8m,mode=750");
+    fs::create_dir_all(house.at("data/apps")).unwrap();
+    fs::write(house.at("data/apps/file"), "as it was").unwrap();
+    house.prepare().await;
+    house.apply().await.unwrap();
+    fs::write(house.at("mount/apps/file"), "users wrote this").unwrap();
+    fs::write(house.at("mount/by-a-user"), "new").unwrap();
+    let undone = house.roll_back(true).await.unwrap();
+    assert!(undone.left.is_empty(), "{undone:?}");
+    assert_eq!(fs::read_to_string(house.at("data/apps/file")).unwrap(), "users wrote this");
+    assert_eq!(fs::read_to_string(house.at("data/by-a-user")).unwrap(), "new");
+    let kept = house.at("data").join(KEPT_IN_SOURCE).join("00000000-0000-7000-8000-000000000000");
+    assert_eq!(fs::read_to_string(kept.join("0")).unwrap(), "as it was");
+    assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o7777, 0o700);
+    // The next migration leaves it where it is, and says so.
+    fs::remove_dir_all(house.at("state")).unwrap();
+    fs::create_dir(house.at("state")).unwrap();
+    for name in ["apps", "by-a-user"] {
+        let path = house.at("mount").join(name);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
+    let again = House { host: MemoryHost::new(), ..house };
+    let findings = again.check().await;
+    assert_eq!(blockers(&findings), [""; 0], "{findings:#?}");
+    assert!(findings.iter().any(|finding| finding.key == "nfs-ignored"), "{findings:#?}");
+    again.prepare().await;
+    again.apply().await.unwrap();
+    assert!(!again.at("mount").join(KEPT_IN_SOURCE).exists());
+    again.assert_same(&[&format!("/{KEPT_IN_SOURCE}")]);
+    drop(disk);
 }
 
 #[tokio::test]

@@ -229,7 +229,7 @@ fn begin<'a>(
             Owners::Chown => false,
         },
         prefix: claim_prefix(&header.token),
-        exclude: Exclude::new(&options.exclude)?,
+        exclude: Exclude::of(options)?,
         granule_millis: if source_is_remote { REMOTE_GRANULE_MILLIS } else { CLOCK_GRANULE_MILLIS },
         limit: options.bytes_per_second.map(RateLimit::new),
         pool: Pool::new(),
