@@ -6,13 +6,13 @@ use crate::manifest::{ROOT, State};
 use crate::pass::{Job, Pass};
 use crate::progress::Counts;
 use crate::put::{Entry, There};
-use crate::source::{join, list, open_below};
+use crate::source::{is_gone, join, list, open_below};
 use crate::stamp::{Kind, Seen, file_clock, look, look_open};
 use crate::walk::{Opened, Plan};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -124,6 +124,8 @@ impl Pass<'_> {
         let wanted_from = open.source.as_ref().filter(|_| !self.options.withdraw);
         let names = match wanted_from.map_or(Ok(Vec::new()), list) {
             Ok(names) => names,
+            // Like one that could not be opened any more; the root is never simply gone.
+            Err(errno) if is_gone(errno) && open.number != ROOT => return self.note_unsettled(),
             Err(errno) => return self.fail("list the folder", &open.path, errno),
         };
         let there = if unfinished {
@@ -145,7 +147,7 @@ impl Pass<'_> {
             };
             let seen = match look(source, &name) {
                 Ok(seen) => seen,
-                Err(Errno::NOENT) => continue,
+                Err(errno) if is_gone(errno) => continue,
                 Err(errno) => {
                     self.fail("look at", &join(&open.path, name.to_bytes()), errno);
                     open.failed.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -226,17 +228,15 @@ impl Pass<'_> {
 
     /// Carries out what was planned for a folder that was finished before.
     pub(crate) fn carry_out(&self, plan: Plan, buffer: &mut [u8]) {
-        let opened = (|| {
-            let source = if plan.is_mount {
-                None
-            } else {
-                Some(open_below(&self.source_root, &plan.path, self.options.cross_mounts)?)
-            };
-            Ok::<_, Errno>((source, self.target()?.open_below(&plan.path)?))
-        })();
-        let (source, target) = match opened {
-            Ok(opened) => opened,
+        let source = match self.open_again(&plan.path, plan.is_mount) {
+            Ok(source) => source,
+            // What was planned stays claimed: the next pass removes it with the folder.
+            Err(errno) if is_gone(errno) => return self.note_unsettled(),
             Err(errno) => return self.fail("open again the folder", &plan.path, errno),
+        };
+        let target = match self.target().and_then(|target| target.open_below(&plan.path)) {
+            Ok(target) => target,
+            Err(errno) => return self.fail("open again at the target the folder", &plan.path, errno),
         };
         let open = Arc::new(Open {
             number: plan.number,
@@ -252,6 +252,14 @@ impl Pass<'_> {
         });
         self.remove_gone(&open, &plan.gone);
         self.share_out(open, plan.entries, buffer);
+    }
+
+    /// Opens a folder of the source again; none for a mount point that is not entered.
+    pub(crate) fn open_again(&self, path: &[u8], is_mount: bool) -> rustix::io::Result<Option<OwnedFd>> {
+        if is_mount {
+            return Ok(None);
+        }
+        open_below(&self.source_root, path, self.options.cross_mounts).map(Some)
     }
 
     /// Removes temporary entries that a crash left in folders that were finished before.

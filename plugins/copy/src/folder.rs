@@ -2,9 +2,9 @@
 
 use crate::attributes::{Onto, Xattrs, set_all};
 use crate::exclude::Exclude;
-use crate::manifest::{FolderDone, Record};
+use crate::manifest::{FolderDone, ROOT, Record};
 use crate::pass::Pass;
-use crate::source::open_below;
+use crate::source::is_gone;
 use crate::stamp::{Moment, Seen, Stamp, look_open};
 use rustix::io::{Errno, Result};
 use std::ffi::{CStr, CString};
@@ -128,7 +128,7 @@ impl Pass<'_> {
         if open.left.fetch_sub(1, SeqCst) != 1 || self.stopped() {
             return;
         }
-        let is_root = open.number == crate::manifest::ROOT;
+        let is_root = open.number == ROOT;
         if open.late.load(SeqCst) || is_root {
             self.push_late(Late {
                 number: open.number,
@@ -148,21 +148,18 @@ impl Pass<'_> {
         if late.exclude_failed || self.stopped() {
             return;
         }
-        let opened = (|| {
-            let target = self.target()?.open_below(&late.path)?;
-            let source = if late.is_mount {
-                None
-            } else {
-                Some(open_below(&self.source_root, &late.path, self.options.cross_mounts)?)
-            };
-            Ok::<_, Errno>((source, target))
-        })();
-        match opened {
-            Ok((source, target)) => {
+        let source = match self.open_again(&late.path, late.is_mount) {
+            Ok(source) => source,
+            // It stays unfinished, and the next pass sees that it is gone.
+            Err(errno) if is_gone(errno) && late.number != ROOT => return self.note_unsettled(),
+            Err(errno) => return self.fail("open again the folder", &late.path, errno),
+        };
+        match self.target().and_then(|target| target.open_below(&late.path)) {
+            Ok(target) => {
                 let source = source.as_ref().map(AsFd::as_fd);
                 self.finish(late.number, &late.path, source, target.as_fd(), &late.meta);
             }
-            Err(errno) => self.fail("open again the folder", &late.path, errno),
+            Err(errno) => self.fail("open again at the target the folder", &late.path, errno),
         }
     }
 
@@ -174,7 +171,12 @@ impl Pass<'_> {
         target: BorrowedFd<'_>,
         meta: &Meta,
     ) {
-        match self.set_folder(path, source, target, meta) {
+        let xattrs = match source.map_or_else(|| Ok(Xattrs::default()), Xattrs::of_open) {
+            Ok(xattrs) => xattrs,
+            Err(errno) if is_gone(errno) && number != ROOT => return self.note_unsettled(),
+            Err(errno) => return self.fail("read the attributes of the folder", path, errno),
+        };
+        match self.set_folder(path, &xattrs, target, meta) {
             Ok(has_xattrs) => {
                 let suspect = meta.seen.stamp.is_racy(meta.read_from, self.granule_millis);
                 let done = FolderDone { stamp: meta.seen.stamp, has_xattrs, suspect };
@@ -184,26 +186,16 @@ impl Pass<'_> {
         }
     }
 
-    fn set_folder(
-        &self,
-        path: &[u8],
-        source: Option<BorrowedFd<'_>>,
-        to: BorrowedFd<'_>,
-        meta: &Meta,
-    ) -> Result<bool> {
+    fn set_folder(&self, path: &[u8], xattrs: &Xattrs, to: BorrowedFd<'_>, meta: &Meta) -> Result<bool> {
         let target = self.target()?;
         let stamp = &meta.seen.stamp;
-        let xattrs = match source {
-            Some(source) => Xattrs::of_open(source)?,
-            None => Xattrs::default(),
-        };
         if meta.owner != (stamp.uid, stamp.gid) {
             target.chown_open(to, stamp.uid, stamp.gid)?;
         }
         if meta.may_have_xattrs {
-            self.remove_other_xattrs(to, &xattrs)?;
+            self.remove_other_xattrs(to, xattrs)?;
         }
-        let mode = set_all(target, Onto::Open(to), &xattrs, stamp.permissions(), &self.refusals, path)?;
+        let mode = set_all(target, Onto::Open(to), xattrs, stamp.permissions(), &self.refusals, path)?;
         if meta.mode != mode || meta.may_have_xattrs {
             target.chmod_open(to, mode)?;
         }

@@ -5,7 +5,7 @@ use crate::manifest::State;
 use crate::pass::Pass;
 use crate::progress::Counts;
 use crate::put::{Entry, There};
-use crate::source::{join, open_below};
+use crate::source::{is_gone, join};
 use crate::stamp::{Seen, Stamp};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
@@ -28,6 +28,16 @@ pub(crate) struct Change {
     pub(crate) seen: Seen,
     pub(crate) there: There,
     pub(crate) temporary: u32,
+}
+
+/// How copying the first name ended.
+enum Led {
+    /// It is there.
+    As(State, Stamp),
+    /// It is gone from the source.
+    Vanished,
+    /// It failed, and that was told.
+    Failed,
 }
 
 /// What is needed to open a folder again.
@@ -68,14 +78,15 @@ impl Pass<'_> {
         }
         members.swap(0, leader);
         let mut members = members.into_iter();
-        let Some(leader) = members.next() else { return };
-        let (path, name) = (Arc::clone(&leader.path), leader.name.clone());
-        let made = match leader.change {
-            Some(change) => match self.copy_leader(&path, &name, change, buffer) {
-                Some(made) => Some(made),
-                None => return,
-            },
-            None => None,
+        let (path, name, made) = loop {
+            let Some(leader) = members.next() else { return };
+            let Some(change) = leader.change else { break (leader.path, leader.name, None) };
+            match self.copy_leader(&leader.path, &leader.name, change, buffer) {
+                Led::As(state, stamp) => break (leader.path, leader.name, Some((state, stamp))),
+                // Another name of it may still be there.
+                Led::Vanished => {}
+                Led::Failed => return,
+            }
         };
         for member in members {
             if let Some(change) = member.change {
@@ -84,30 +95,30 @@ impl Pass<'_> {
         }
     }
 
-    /// Copies the first name. `None`: it vanished, or failed and that was told.
-    fn copy_leader(
-        &self,
-        path: &Arc<[u8]>,
-        name: &CStr,
-        change: Change,
-        buffer: &mut [u8],
-    ) -> Option<(State, Stamp)> {
-        let opened = (|| {
-            let source = open_below(&self.source_root, path, self.options.cross_mounts)?;
-            let target = self.target()?.open_below(path)?;
-            Ok::<_, Errno>((source, target))
-        })();
-        let (source, target) = match opened {
-            Ok(opened) => opened,
+    /// Copies the first name.
+    fn copy_leader(&self, path: &Arc<[u8]>, name: &CStr, change: Change, buffer: &mut [u8]) -> Led {
+        let source = match self.open_again(path, false) {
+            Ok(source) => source,
+            Err(errno) if is_gone(errno) => {
+                self.note_unsettled();
+                return Led::Vanished;
+            }
             Err(errno) => {
                 self.fail("open again the folder of", &join(path, name.to_bytes()), errno);
-                return None;
+                return Led::Failed;
+            }
+        };
+        let target = match self.target().and_then(|target| target.open_below(path)) {
+            Ok(target) => target,
+            Err(errno) => {
+                self.fail("open again at the target the folder of", &join(path, name.to_bytes()), errno);
+                return Led::Failed;
             }
         };
         let open = Arc::new(Open {
             number: change.open.number,
             path: Arc::clone(path),
-            source: Some(source),
+            source,
             target,
             meta: change.open.meta,
             exclude: None,
@@ -125,13 +136,13 @@ impl Pass<'_> {
         match self.put(&open, &entry, buffer) {
             Ok(Some((state, child, stamp))) => {
                 self.record(open.number, &[(entry.name, state, child, stamp)]);
-                Some((state, stamp))
+                Led::As(state, stamp)
             }
-            Ok(None) => None,
+            Ok(None) => Led::Vanished,
             Err(broke) => {
                 self.fail(broke.tried, &join(path, name.to_bytes()), broke.errno);
                 self.record(open.number, &[(entry.name, State::Claimed, 0, entry.seen.stamp)]);
-                None
+                Led::Failed
             }
         }
     }

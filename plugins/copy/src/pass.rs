@@ -162,6 +162,11 @@ impl Pass<'_> {
         }
     }
 
+    /// Something vanished from the source while it was copied: what the target has of it is the next pass's business.
+    pub(crate) fn note_unsettled(&self) {
+        Counts::add(&self.counts.unsettled, 1);
+    }
+
     pub(crate) fn note_mount(&self, path: &[u8]) {
         held(&self.mounts).push(String::from_utf8_lossy(path).into_owned());
     }

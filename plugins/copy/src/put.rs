@@ -8,7 +8,7 @@ use crate::manifest::{Entry as Recorded, Record, State};
 use crate::options::{CHANGING_RETRIES, Durability};
 use crate::pass::{Job, Pass};
 use crate::progress::Counts;
-use crate::source::{join, open_file, read_link};
+use crate::source::{is_gone, join, open_file, read_link};
 use crate::stamp::{Kind, Moment, Seen, Stamp, file_clock, look};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
@@ -231,12 +231,18 @@ impl Pass<'_> {
             return self.make_file(open, source, entry, as_name, exclusive, buffer);
         }
         let read_from = file_clock();
+        // Before anything is made: an error after that is the target's.
+        let xattrs = match Xattrs::of_entry(source.as_fd(), &entry.name) {
+            Ok(xattrs) => xattrs,
+            Err(errno) if is_gone(errno) => return Ok(Made::Vanished),
+            Err(errno) => return Err(broke("read the attributes of", errno, false)),
+        };
         let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
         let stamp = entry.seen.stamp;
         let made_as_owner = if entry.seen.kind() == Kind::Symlink {
             let leads_to = match read_link(source, &entry.name) {
                 Ok(leads_to) => leads_to,
-                Err(Errno::NOENT | Errno::INVAL) => return Ok(Made::Vanished),
+                Err(errno) if is_gone(errno) || errno == Errno::INVAL => return Ok(Made::Vanished),
                 Err(errno) => return Err(broke("read the link", errno, false)),
             };
             target
@@ -248,7 +254,7 @@ impl Pass<'_> {
                 .map_err(|errno| broke("make the special file", errno, false))?;
             false
         };
-        self.set_entry(open, source, entry, as_name, made_as_owner)
+        self.set_entry(open, entry, &xattrs, as_name, made_as_owner)
             .map_err(|errno| broke("set the attributes of", errno, true))?;
         Ok(self.made(stamp, read_from))
     }
@@ -260,8 +266,8 @@ impl Pass<'_> {
     fn set_entry(
         &self,
         open: &Open,
-        source: &OwnedFd,
         entry: &Entry,
+        xattrs: &Xattrs,
         as_name: &CStr,
         made_as_owner: bool,
     ) -> rustix::io::Result<()> {
@@ -270,10 +276,9 @@ impl Pass<'_> {
         if !open.is_owner_right(stamp, made_as_owner) {
             target.chown(&open.target, as_name, stamp.uid, stamp.gid)?;
         }
-        let xattrs = Xattrs::of_entry(source.as_fd(), &entry.name)?;
         let onto = Onto::Entry(open.target.as_fd(), as_name);
         let path = join(&open.path, entry.name.to_bytes());
-        let mode = set_all(target, onto, &xattrs, stamp.permissions(), &self.refusals, &path)?;
+        let mode = set_all(target, onto, xattrs, stamp.permissions(), &self.refusals, &path)?;
         let is_plain = mode & 0o7000 == 0 && !open.meta.gives_acl && mode == stamp.permissions();
         if entry.seen.kind() == Kind::Special && !is_plain {
             target.chmod(&open.target, as_name, mode)?;
@@ -298,7 +303,7 @@ impl Pass<'_> {
             let read_from = file_clock();
             let (from, seen) = match open_file(source, &entry.name, self.options.cross_mounts) {
                 Ok(opened) => opened,
-                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::XDEV) => {
+                Err(errno) if is_gone(errno) || matches!(errno, Errno::NXIO | Errno::XDEV) => {
                     return self.vanished(open, as_name, to);
                 }
                 Err(errno) => return Err(broke("read", errno, to.is_some())),
@@ -322,15 +327,22 @@ impl Pass<'_> {
                 }
                 file
             };
-            let bytes = copy_content(from.as_fd(), &seen, target, file.as_fd(), buffer, self.limit.as_ref())
-                .map_err(|failed| match failed {
-                    Failed::Read(errno) => broke("read", errno, true),
-                    Failed::Write(errno) => broke("write", errno, true),
-                })?;
-            let xattrs =
-                Xattrs::of_open(&from).map_err(|errno| broke("read the attributes of", errno, true))?;
-            let after =
-                crate::stamp::look_open(&from).map_err(|errno| broke("look again at", errno, true))?;
+            let copied = copy_content(from.as_fd(), &seen, target, file.as_fd(), buffer, self.limit.as_ref());
+            let bytes = match copied {
+                Ok(bytes) => bytes,
+                Err(Failed::Read(errno)) if is_gone(errno) => {
+                    return self.vanished(open, as_name, Some(file));
+                }
+                Err(Failed::Read(errno)) => return Err(broke("read", errno, true)),
+                Err(Failed::Write(errno)) => return Err(broke("write", errno, true)),
+            };
+            let looked = Xattrs::of_open(&from)
+                .and_then(|xattrs| crate::stamp::look_open(&from).map(|after| (xattrs, after)));
+            let (xattrs, after) = match looked {
+                Ok(looked) => looked,
+                Err(errno) if is_gone(errno) => return self.vanished(open, as_name, Some(file)),
+                Err(errno) => return Err(broke("look again at", errno, true)),
+            };
             let changed = after.stamp != stamp;
             if changed && tries <= CHANGING_RETRIES && !self.stopped() {
                 to = Some(file);

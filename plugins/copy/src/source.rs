@@ -29,6 +29,12 @@ pub fn kernel_suffices() -> bool {
     !matches!(opened, Err(Errno::NOSYS))
 }
 
+/// Whether an error on the source's side says that an entry is gone, or is another kind of entry by now: users work there, and the
+/// next pass sees what came of it. A server says `STALE` of what is gone there.
+pub(crate) fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE)
+}
+
 /// Opens the root of a tree; here symbolic links in the path are the caller's own.
 pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, CopyError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

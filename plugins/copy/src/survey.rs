@@ -5,7 +5,7 @@ use crate::error::{CopyError, failed};
 use crate::exclude::{At, Exclude};
 use crate::options::Options;
 use crate::pool::Pool;
-use crate::source::{join, list, open_below, open_dir, open_root};
+use crate::source::{is_gone, join, list, open_below, open_dir, open_root};
 use crate::stamp::{Kind, look};
 use crate::{Refused, XattrKind};
 use rustix::io::Errno;
@@ -110,7 +110,7 @@ impl Walk<'_> {
             Err(Errno::XDEV) => {
                 self.found().survey.mounts.push(String::from_utf8_lossy(&path).into_owned());
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(errno) if is_gone(errno) => {}
             Err(errno) => self.failed(&path, errno),
         }
     }
@@ -118,6 +118,7 @@ impl Walk<'_> {
     fn folder(&self, dir: OwnedFd, path: Arc<[u8]>, exclude: Option<&Arc<Exclude>>) {
         let names = match list(&dir) {
             Ok(names) => names,
+            Err(errno) if is_gone(errno) && !path.is_empty() => return,
             Err(errno) => return self.failed(&path, errno),
         };
         let dir = Arc::new(dir);
@@ -137,7 +138,7 @@ impl Walk<'_> {
             };
             let seen = match look(&*dir, &name) {
                 Ok(seen) => seen,
-                Err(Errno::NOENT) => continue,
+                Err(errno) if is_gone(errno) => continue,
                 Err(errno) => {
                     self.failed(&join(&path, name.to_bytes()), errno);
                     continue;

@@ -6,7 +6,7 @@ use crate::manifest::{Folder, State};
 use crate::pass::{Job, Pass};
 use crate::progress::Counts;
 use crate::put::{Entry, There};
-use crate::source::{join, list, open_dir};
+use crate::source::{is_gone, join, list, open_dir};
 use crate::stamp::{Kind, Moment, Seen, Stamp, file_clock, look, look_open};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -52,7 +52,10 @@ impl Pass<'_> {
                 self.note_mount(path);
                 Opened::Mount(*seen, read_from)
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Opened::Vanished,
+            Err(errno) if is_gone(errno) => {
+                self.note_unsettled();
+                Opened::Vanished
+            }
             Err(errno) => {
                 self.fail("open the folder", path, errno);
                 Opened::Vanished
@@ -97,6 +100,10 @@ impl Pass<'_> {
             Some(_) if self.options.withdraw => Vec::new(),
             Some(source) => match list(source) {
                 Ok(names) => names,
+                Err(errno) if is_gone(errno) && !path.is_empty() => {
+                    self.note_unsettled();
+                    return None;
+                }
                 Err(errno) => {
                     self.fail("list the folder", path, errno);
                     return None;
@@ -118,7 +125,7 @@ impl Pass<'_> {
             let Some(source) = source else { break };
             let seen = match look(source, &name) {
                 Ok(seen) => seen,
-                Err(Errno::NOENT) => continue,
+                Err(errno) if is_gone(errno) => continue,
                 Err(errno) => {
                     self.fail("look at", &join(path, name.to_bytes()), errno);
                     // What cannot be looked at must not count as gone.
