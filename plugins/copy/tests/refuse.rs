@@ -9,7 +9,7 @@
 
 mod lab;
 
-use connect_migrator_copy::{CopyError, Options};
+use connect_migrator_copy::{Control, CopyError, Options, withdraw};
 use lab::{Lab, settle};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -73,6 +73,31 @@ fn a_damaged_manifest_is_refused() {
     fs::write(&lab.manifest, b"this is no manifest at all").unwrap();
     let error = lab.try_pass(&lab.options()).unwrap_err();
     assert!(matches!(error, CopyError::BadManifest { .. }), "{error}");
+}
+
+#[test]
+fn what_was_refused_before_anything_was_put_is_withdrawn_by_doing_nothing() {
+    let lab = Lab::new();
+    lab.write("a", "ours");
+    fs::write(lab.target.join("theirs"), "x").unwrap();
+    lab.try_pass(&lab.options()).unwrap_err();
+    let cancel = AtomicBool::new(false);
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    assert!(withdraw(&lab.options(), &control).unwrap().whole);
+    assert!(lab.target.join("theirs").exists());
+    fs::remove_file(lab.target.join("theirs")).unwrap();
+    // A power cut within the header: it counts as none.
+    lab.pass();
+    let header = fs::read(&lab.manifest).unwrap()[..50].to_vec();
+    fs::remove_file(lab.target.join("a")).unwrap();
+    for cut in [3, 50] {
+        fs::write(&lab.manifest, &header[..cut]).unwrap();
+        assert!(withdraw(&lab.options(), &control).unwrap().whole);
+    }
+    fs::write(&lab.manifest, &header).unwrap();
+    settle();
+    lab.pass();
+    lab.assert_same();
 }
 
 #[test]

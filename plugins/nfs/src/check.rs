@@ -1,6 +1,6 @@
 //! Everything that can be known before anything is touched.
 
-use crate::copying::{self, Kept};
+use crate::copying::{self, Folders, Kept};
 use crate::settings::Settings;
 use crate::stage;
 use crate::trial::{Trial, look};
@@ -43,6 +43,11 @@ pub async fn check(
         findings.push(Finding::blocker("nfs-source", text, "set `Server.DataDir` to where the data are"));
         return Ok(findings);
     }
+    if let Some(nested) = nested(&folders) {
+        let remedy = "choose a mount point outside of the data directory, and not above it";
+        findings.push(Finding::blocker("nfs-nested", nested, remedy));
+        return Ok(findings);
+    }
     if !kernel_suffices() {
         findings.push(old_kernel());
         return Ok(findings);
@@ -61,6 +66,28 @@ pub async fn check(
         Err(findings_of_trial) => findings.push(findings_of_trial),
     }
     Ok(findings)
+}
+
+/// Says so when the mount point lies in the data directory, or the other way round: one would be copied into itself.
+#[must_use]
+pub fn nested(folders: &Folders) -> Option<String> {
+    // What is not there yet is made below what is there.
+    let real = |path: &Path| {
+        path.ancestors().find_map(|there| {
+            let rest = path.strip_prefix(there).ok()?;
+            std::fs::canonicalize(there).ok().map(|there| there.join(rest))
+        })
+    };
+    // The mount point itself is not asked: it may belong to a server that does not answer.
+    let mount = real(folders.mount.parent()?)?.join(folders.mount.file_name()?);
+    let source = real(&folders.source)?;
+    (source.starts_with(&mount) || mount.starts_with(&source)).then(|| {
+        format!(
+            "the data directory {} and the mount point {} lie one inside the other",
+            folders.source.display(),
+            folders.mount.display()
+        )
+    })
 }
 
 fn old_kernel() -> Finding {

@@ -102,6 +102,15 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
             .because(why)
             .remedy(crate::check::SQLITE_REMEDY));
     }
+    if let Some(why) = crate::check::nested(&folders) {
+        return Err(StepError::new(format!(
+            "copy {} to {}",
+            folders.source.display(),
+            folders.mount.display()
+        ))
+        .because(why)
+        .remedy("choose another mount point"));
+    }
     let mounted = mount(config, cx, mounter).await?;
     if !Kept(cx.state_dir()).manifest().exists() {
         let root = fs::metadata(&folders.mount).map_err(|error| {

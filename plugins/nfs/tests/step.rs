@@ -184,6 +184,31 @@ async fn what_would_fail_in_the_window_is_a_blocker_beforehand() {
 }
 
 #[tokio::test]
+async fn a_mount_point_in_the_data_directory_or_above_it_is_a_blocker_and_is_not_mounted() {
+    let mut house = House::new();
+    let dir = house.dir.path().to_owned();
+    for mount in [house.at("data"), house.at("data/not/there/yet"), dir] {
+        house.settings.mount = mount;
+        assert_eq!(blockers(&house.check().await), ["nfs-nested"]);
+        let refused = stage::prepare(&house.settings, &house.cx(Op::Prepare, false), &house.mounter).await;
+        assert!(refused.unwrap_err().to_string().contains("one inside the other"));
+        assert!(!house.mounter.mounted.load(SeqCst));
+    }
+}
+
+#[tokio::test]
+async fn an_export_that_is_not_empty_is_refused_and_taken_down_again() {
+    let house = House::new();
+    fs::write(house.at("mount/theirs"), "x").unwrap();
+    let refused = stage::prepare(&house.settings, &house.cx(Op::Prepare, false), &house.mounter).await;
+    assert!(refused.unwrap_err().to_string().contains("theirs"));
+    let undone = house.roll_back(false).await.unwrap();
+    assert!(undone.left.is_empty(), "{undone:?}");
+    assert!(!house.mounter.mounted.load(SeqCst), "it is unmounted");
+    assert_eq!(fs::read_to_string(house.at("mount/theirs")).unwrap(), "x");
+}
+
+#[tokio::test]
 async fn prepared_and_applied_the_data_are_the_same_and_the_configuration_names_them() {
     let house = House::new();
     let prepared = house.prepare().await;

@@ -135,7 +135,6 @@ impl Manifest {
             Err(error) => return Err(failed("read the manifest", path, error)),
         };
         let unreadable = |error| failed("read the manifest", path, error);
-        let is_empty = file.metadata().map_err(unreadable)?.len() == 0;
         let bad = |why: &str| CopyError::BadManifest { manifest: path.into(), why: why.to_owned() };
         let mut manifest = Manifest::default();
         let mut index = Index::default();
@@ -144,7 +143,8 @@ impl Manifest {
             manifest.apply(Record::decode(payload).map_err(bad)?, &mut index);
         }
         manifest.good_bytes = frames.good_bytes();
-        if manifest.header.is_none() && !is_empty {
+        // A header that was cut off while it was written is none: nothing was put before it was there.
+        if manifest.header.is_none() && !frames.is_cut_off() {
             return Err(bad("it does not begin with a header"));
         }
         for folder in &mut manifest.folders {

@@ -242,11 +242,12 @@ pub(super) struct Frames<R> {
     from: R,
     payload: Vec<u8>,
     good: u64,
+    cut_off: bool,
 }
 
 impl<R: Read> Frames<R> {
     pub(super) fn new(from: R) -> Self {
-        Frames { from, payload: Vec::new(), good: 0 }
+        Frames { from, payload: Vec::new(), good: 0, cut_off: false }
     }
 
     /// How many bytes were whole frames.
@@ -254,10 +255,16 @@ impl<R: Read> Frames<R> {
         self.good
     }
 
+    /// Whether the file ended where a frame begins, or within one; else what follows is damage.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.cut_off
+    }
+
     /// The next payload; `None` at the end, or where the file is torn or damaged.
     pub(super) fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
         let mut head = [0; FRAME_HEAD_BYTES];
         if !filled(&mut self.from, &mut head)? {
+            self.cut_off = true;
             return Ok(None);
         }
         let [a, b, c, d, check @ ..] = head;
@@ -266,7 +273,11 @@ impl<R: Read> Frames<R> {
             return Ok(None);
         }
         self.payload.resize(length, 0);
-        if !filled(&mut self.from, &mut self.payload)? || check_sum(&self.payload) != check {
+        if !filled(&mut self.from, &mut self.payload)? {
+            self.cut_off = true;
+            return Ok(None);
+        }
+        if check_sum(&self.payload) != check {
             return Ok(None);
         }
         self.good += (FRAME_HEAD_BYTES + length) as u64;

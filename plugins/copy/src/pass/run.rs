@@ -19,7 +19,7 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a pass did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// Everything in view is at the target as it was when it was read: nothing failed, nothing was left out.
     pub whole: bool,
@@ -33,7 +33,8 @@ pub struct Report {
     pub removed: u64,
     /// Bytes written.
     pub bytes: u64,
-    /// Files that changed while they were read, however often they were read again; the next pass copies them again.
+    /// Files that changed while they were read, however often they were read again, and folders that vanished while they were copied;
+    /// the next pass settles them.
     pub unsettled: u64,
     /// How many entries failed.
     pub failed: u64,
@@ -89,6 +90,10 @@ fn run_here(options: &Options, control: &Control<'_>) -> Result<Report, CopyErro
     let started = Instant::now();
     raise_descriptor_limit();
     let (journal, manifest) = Journal::open(&options.manifest)?;
+    if options.withdraw && manifest.header.is_none() {
+        // The header is there before anything is put: nothing was.
+        return Ok(Report { whole: true, ..Report::default() });
+    }
     let pass = begin(options, control, journal, manifest)?;
     let (carried_out, over) = (Over::default(), Over::default());
     let done = std::thread::scope(|scope| {
