@@ -62,14 +62,14 @@ pub async fn roll_back(
     undo: Vec<Undo>,
 ) -> Result<Undone, StepError> {
     let mut undone = Undone { evidence: Vec::new(), left: Vec::new() };
-    let mut root = None;
+    // The first of them says how it was before any try; whichever record takes the mount down needs it.
+    let root = undo.iter().find_map(|record| match record {
+        Undo::Copied(was) => Some(*was),
+        _ => None,
+    });
     for record in undo.into_iter().rev() {
         undone = match record {
-            // Put back when the copy is gone: it was recorded after the mount, which is undone then.
-            Undo::Copied(was) => {
-                root = Some(was);
-                undone
-            }
+            Undo::Copied(_) => undone,
             Undo::Switched { config: file, mount } => {
                 if traffic_was_routed(cx) {
                     undone = copy_back(config, cx, mounter, undone).await?;

@@ -16,7 +16,7 @@ use connect_migrator_nfs::{check, stage};
 use connect_migrator_sdk::testing::MemoryHost;
 use connect_migrator_sdk::{Context, Finding, Invocation, Op, Severity, Source, StepError, Undone, Verdict};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -247,6 +247,21 @@ async fn rolled_back_before_users_came_everything_is_as_before() {
     assert_eq!(fs::read_to_string(house.at("data/apps/1/file3")).unwrap(), "content 3");
     // A rollback that is run again finds nothing to do.
     assert!(house.roll_back(false).await.unwrap().left.is_empty());
+}
+
+#[tokio::test]
+async fn prepared_twice_and_rolled_back_the_exports_own_folder_is_as_before() {
+    let house = House::new();
+    fs::set_permissions(house.at("mount"), fs::Permissions::from_mode(0o2711)).unwrap();
+    chown(house.at("mount"), Some(12), Some(34)).unwrap();
+    let root = root_of(&house);
+    house.prepare().await;
+    house.prepare().await;
+    assert_ne!(root_of(&house), root);
+    let undone = house.roll_back(false).await.unwrap();
+    assert!(undone.left.is_empty(), "{undone:?}");
+    assert_eq!(root_of(&house), root);
+    assert_eq!(fs::read_dir(house.at("mount")).unwrap().count(), 0);
 }
 
 /// A small disk, unmounted at the end.
