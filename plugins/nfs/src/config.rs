@@ -1,11 +1,11 @@
 //! The configuration file names the new data directory, and every other byte stays.
 
 use crate::copying::{Kept, write};
+use connect_migrator_connect::config_file;
 use connect_migrator_connect::gcfg::Gcfg;
 use connect_migrator_connect::secrets;
 use connect_migrator_sdk::StepError;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 const SECTION: &str = "Server";
@@ -45,7 +45,7 @@ pub fn switch(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<Option<Str
         .map_err(|error| failed("change the data directory in", config, error))?;
     write(&kept.config_before(), &before)?;
     write(&kept.config_after(), &gcfg.to_bytes())?;
-    replace(config, &gcfg.to_bytes())?;
+    replace(config, &before, &gcfg.to_bytes())?;
     let (name, shown) = (config.display().to_string(), secrets::redact_gcfg(&gcfg));
     let diff = similar::TextDiff::from_lines(shown_before.as_str(), shown.as_str());
     Ok(Some(diff.unified_diff().header(&name, &name).to_string()))
@@ -64,7 +64,7 @@ pub fn switch_back(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<bool,
     let before =
         fs::read(kept.config_before()).map_err(|error| failed("read", &kept.config_before(), error))?;
     if fs::read(kept.config_after()).is_ok_and(|after| after == now) {
-        replace(config, &before)?;
+        replace(config, &now, &before)?;
         return Ok(true);
     }
     let old = Gcfg::parse(&before).map_err(|error| failed("understand", &kept.config_before(), error))?;
@@ -81,31 +81,19 @@ pub fn switch_back(config: &Path, mount: &Path, kept: &Kept<'_>) -> Result<bool,
         }
     };
     undone.map_err(|error| failed("put back the data directory in", config, error))?;
-    replace(config, &gcfg.to_bytes())?;
+    replace(config, &now, &gcfg.to_bytes())?;
     Ok(true)
 }
 
-/// Puts new content in the place of a file, with its owner and mode.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), StepError> {
-    // A link stays a link.
-    let real = fs::canonicalize(path).map_err(|error| failed("find", path, error))?;
-    let meta = fs::metadata(&real).map_err(|error| failed("look at", path, error))?;
-    let mut name = real.file_name().unwrap_or_default().to_owned();
-    name.push(".connect-migrator");
-    let beside = real.with_file_name(name);
-    write(&beside, bytes)?;
-    let done = std::os::unix::fs::chown(&beside, Some(meta.uid()), Some(meta.gid()))
-        .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(meta.mode() & 0o7777)))
-        .and_then(|()| fs::rename(&beside, &real))
-        .and_then(|()| real.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()));
-    done.map_err(|error| {
-        failed("write", path, error).remedy("see that the disk is neither full nor read-only")
-    })
+/// Puts new content in the place of what was read.
+fn replace(path: &Path, expected: &[u8], bytes: &[u8]) -> Result<(), StepError> {
+    config_file::replace(path, expected, bytes).map_err(StepError::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     const CONFIG: &str = "; a comment\r\n[Server]\r\nAddress = \"https://c.example.com\" ; why\r\nDataDir = \"/old/data\"\r\n\r\n[HTTP]\r\nListen = :3939\r\n";
 
@@ -128,6 +116,32 @@ mod tests {
             assert!(switch_back(&config, mount, &kept).unwrap());
             assert!(!switch_back(&config, mount, &kept).unwrap());
             assert_eq!(fs::read_to_string(&config).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn files_of_the_administrator_beside_it_stay_and_so_does_its_acl() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("rstudio-connect.gcfg");
+        fs::write(&config, CONFIG).unwrap();
+        let theirs =
+            ["rstudio-connect.gcfg.new", "rstudio-connect.new", "rstudio-connect.gcfg.connect-migrator"];
+        for name in theirs {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let acl = |arguments: &[&str]| {
+            std::process::Command::new(arguments[0]).args(&arguments[1..]).arg(&config).output().unwrap()
+        };
+        assert!(acl(&["setfacl", "-m", "u:1005:r"]).status.success());
+        let before = acl(&["getfacl", "-n"]).stdout;
+        let kept_in = tempfile::tempdir().unwrap();
+        let (kept, mount) = (Kept(kept_in.path()), Path::new("/mnt/connect"));
+        switch(&config, mount, &kept).unwrap();
+        assert_eq!(acl(&["getfacl", "-n"]).stdout, before);
+        switch_back(&config, mount, &kept).unwrap();
+        assert_eq!(acl(&["getfacl", "-n"]).stdout, before);
+        for name in theirs {
+            assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), name);
         }
     }
 
