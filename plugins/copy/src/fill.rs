@@ -2,7 +2,7 @@
 
 use crate::exclude::{At, Exclude};
 use crate::folder::{Meta, Open, is_temporary};
-use crate::manifest::{ROOT, State};
+use crate::manifest::{ROOT, Record, State};
 use crate::pass::{Job, Pass};
 use crate::progress::Counts;
 use crate::put::{Entry, There};
@@ -10,7 +10,7 @@ use crate::source::{is_gone, join, list, open_below};
 use crate::stamp::{Kind, Seen, file_clock, look, look_open};
 use crate::walk::{Opened, Plan};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct Fill {
     pub(crate) seen: Seen,
     pub(crate) number: u32,
     pub(crate) exclude: Option<Arc<Exclude>>,
-    /// It may hold something already: all of it ours.
+    /// It may hold something already.
     pub(crate) unfinished: bool,
 }
 
@@ -136,6 +136,7 @@ impl Pass<'_> {
         } else {
             HashMap::new()
         };
+        let mut kept: HashSet<Vec<u8>> = HashSet::new();
         let mut entries = Vec::with_capacity(names.len());
         let mut wanted = 0;
         let mut found = there;
@@ -152,12 +153,14 @@ impl Pass<'_> {
                     self.fail("look at", &join(&open.path, name.to_bytes()), errno);
                     open.failed.store(true, std::sync::atomic::Ordering::SeqCst);
                     found.remove(&name);
+                    kept.extend(unfinished.then(|| name.to_bytes().to_vec()));
                     continue;
                 }
             };
+            kept.extend(unfinished.then(|| name.to_bytes().to_vec()));
             wanted += 1;
             let Some(recorded) = found.remove(&name) else {
-                entries.push(Entry { name, seen, there: There::Nothing, temporary: u32::MAX });
+                entries.push(Entry::new(name, seen, There::Nothing));
                 continue;
             };
             if let Some((State::Done, _, stamp)) = recorded
@@ -170,16 +173,33 @@ impl Pass<'_> {
                 continue;
             }
             let child = recorded.map_or(0, |(_, child, _)| child);
-            entries.push(Entry { name, seen, there: There::Unknown(child), temporary: u32::MAX });
+            entries.push(Entry::new(name, seen, There::Unknown(child)));
         }
         Counts::add(&self.counts.entries, wanted);
-        // What is left stands only at the target, in a folder where everything is ours.
-        for name in found.into_keys() {
-            if let Err(errno) = self.remove_by_listing(&open, &name) {
+        // What is left stands only at the target.
+        for (name, recorded) in found {
+            let child = recorded.map(|(_, child, _)| child);
+            if let Err(errno) = self.remove_left_over(&open, &name, child) {
                 self.fail("remove from the target", &join(&open.path, name.to_bytes()), errno);
+                kept.insert(name.to_bytes().to_vec());
             }
         }
+        if unfinished {
+            self.forget_all_but(&kept, open.number);
+        }
+        if let Err(error) = self.claim_to_fill(open.number, &mut entries) {
+            return self.stop_for(error);
+        }
         self.share_out(Arc::new(open), entries, buffer);
+    }
+
+    /// Of what was recorded or claimed in a folder, the rest is at the target no more.
+    fn forget_all_but(&self, kept: &HashSet<Vec<u8>>, folder: u32) {
+        let known = self.manifest.folder(folder).into_iter().flat_map(|folder| folder.items());
+        let names: Vec<_> = known.map(|(name, _)| name).filter(|name| !kept.contains(*name)).collect();
+        if !names.is_empty() {
+            self.journal.add(&[Record::Gone { folder, names }]);
+        }
     }
 
     /// What stands in a half-filled folder, with what was recorded of it.
@@ -250,7 +270,7 @@ impl Pass<'_> {
             late: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         });
-        self.remove_gone(&open, &plan.gone);
+        self.remove_gone(&open, &plan.gone, &plan.entries);
         self.share_out(open, plan.entries, buffer);
     }
 

@@ -127,12 +127,8 @@ impl Pass<'_> {
             late: true.into(),
             failed: false.into(),
         });
-        let entry = Entry {
-            name: name.to_owned(),
-            seen: change.seen,
-            there: change.there,
-            temporary: change.temporary,
-        };
+        let entry =
+            Entry { temporary: change.temporary, ..Entry::new(name.to_owned(), change.seen, change.there) };
         match self.put(&open, &entry, buffer) {
             Ok(Some((state, child, stamp))) => {
                 self.record(open.number, &[(entry.name, state, child, stamp)]);
@@ -166,11 +162,11 @@ impl Pass<'_> {
                     linked => return linked,
                 }
             }
-            if let There::Ours(crate::stamp::Kind::Directory, _) | There::Unknown(_) = change.there {
+            if let There::Ours(crate::stamp::Kind::Directory, child) | There::Unknown(child) = change.there {
                 crate::target::Trips::look(&target.trips);
                 let seen = target.watched(|| crate::stamp::look(&to, member.1));
                 if seen.is_ok_and(|seen| seen.kind() == crate::stamp::Kind::Directory) {
-                    self.remove_tree_by_listing(&join(member.0, member.1.to_bytes()))?;
+                    self.remove_our_tree(&join(member.0, member.1.to_bytes()), child, None)?;
                 }
             }
             target.link(&from, leader.1, &to, &temporary)?;
@@ -189,6 +185,9 @@ impl Pass<'_> {
             }
             Err(errno) => {
                 self.fail("link", &join(member.0, member.1.to_bytes()), errno);
+                if change.open.exclusive && change.there == There::Nothing && errno == Errno::EXIST {
+                    return self.unclaim_taken(true, change.open.number, member.1, change.there, errno);
+                }
                 let name = c_name(member.1.to_bytes()).unwrap_or_default();
                 self.record(change.open.number, &[(name, State::Claimed, 0, change.seen.stamp)]);
             }

@@ -20,7 +20,7 @@ use crate::progress::Counts;
 use crate::put::Entry;
 use crate::remove::Doomed;
 use crate::source::join;
-use crate::stamp::{Seen, file_clock, look_open};
+use crate::stamp::{Kind, Seen, file_clock, look_open};
 use crate::target::Target;
 use crate::walk::{Opened, Plan};
 use rustix::io::Errno;
@@ -140,7 +140,7 @@ impl Pass<'_> {
         self.stop.load(SeqCst) || self.cancel.load(SeqCst)
     }
 
-    fn stop_for(&self, error: CopyError) {
+    pub(crate) fn stop_for(&self, error: CopyError) {
         held(&self.fatal).get_or_insert(error);
         self.stop.store(true, SeqCst);
     }
@@ -331,9 +331,12 @@ impl Pass<'_> {
         for plan in plans.iter_mut() {
             for entry in &mut plan.entries {
                 entry.temporary = self.new_temporary();
+                if entry.needs_number() {
+                    entry.number = self.new_number();
+                }
             }
         }
-        let claims: Vec<Record<'_>> = plans
+        let mut claims: Vec<Record<'_>> = plans
             .iter()
             .filter(|plan| plan.has_claims())
             .map(|plan| Record::Claim {
@@ -345,7 +348,33 @@ impl Pass<'_> {
                     .collect(),
             })
             .collect();
+        claims.extend(plans.iter().filter_map(|plan| {
+            let numbered = plan.entries.iter().filter(|entry| entry.number != 0);
+            let entries: Vec<_> = numbered.map(Entry::claimed).collect();
+            (!entries.is_empty()).then_some(Record::Entries { folder: plan.number, entries })
+        }));
         if claims.is_empty() { Ok(()) } else { self.journal.write_now(&claims) }
+    }
+
+    /// Writes down what a folder is about to be filled with, so that what a cut-off pass left can be told from what others put there.
+    /// A power cut may lose it: then what the source still has counts as ours, and the rest is left and told.
+    pub(crate) fn claim_to_fill(&self, folder: u32, entries: &mut [Entry]) -> Result<(), CopyError> {
+        for entry in entries.iter_mut().filter(|entry| entry.needs_number()) {
+            entry.number = self.new_number();
+        }
+        let (folders, others): (Vec<&Entry>, Vec<&Entry>) =
+            entries.iter().partition(|entry| entry.seen.kind() == Kind::Directory);
+        let numbered: Vec<_> =
+            folders.iter().filter(|entry| entry.number != 0).map(|entry| entry.claimed()).collect();
+        let names: Vec<_> = others.iter().map(|entry| entry.name.to_bytes()).collect();
+        let mut claims = Vec::new();
+        if !numbered.is_empty() {
+            claims.push(Record::Entries { folder, entries: numbered });
+        }
+        if !names.is_empty() {
+            claims.push(Record::Claim { folder, first_temporary: 0, names });
+        }
+        if claims.is_empty() { Ok(()) } else { self.journal.write_soon(&claims) }
     }
 
     fn remove_doomed_trees(&self, doomed: Vec<Doomed>) {

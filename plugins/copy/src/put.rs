@@ -35,6 +35,29 @@ pub(crate) struct Entry {
     pub(crate) there: There,
     /// The number of the temporary name it may use.
     pub(crate) temporary: u32,
+    /// The number under which a folder was claimed; 0 for none.
+    pub(crate) number: u32,
+}
+
+impl Entry {
+    pub(crate) fn new(name: CString, seen: Seen, there: There) -> Self {
+        Entry { name, seen, there, temporary: u32::MAX, number: 0 }
+    }
+
+    /// A folder that has no number yet is claimed under a new one: what is put in it must be known as ours.
+    pub(crate) fn needs_number(&self) -> bool {
+        self.seen.kind() == Kind::Directory && matches!(self.there, There::Nothing | There::Unknown(0))
+    }
+
+    /// As it is claimed.
+    pub(crate) fn claimed(&self) -> Recorded<'_> {
+        Recorded {
+            name: self.name.to_bytes(),
+            state: State::Claimed,
+            child: self.number,
+            stamp: self.seen.stamp,
+        }
+    }
 }
 
 /// How a try to make an entry ended.
@@ -79,11 +102,32 @@ impl Pass<'_> {
                         done.push((entry.name, State::Claimed, 0, stamp));
                     } else {
                         open.failed.store(true, SeqCst);
+                        self.unclaim_taken(
+                            open.exclusive,
+                            open.number,
+                            &entry.name,
+                            entry.there,
+                            broke.errno,
+                        );
                     }
                 }
             }
         }
         self.record(open.number, &done);
+    }
+
+    /// A name that others had taken was not ours to claim: the next pass must not take it for ours.
+    pub(crate) fn unclaim_taken(
+        &self,
+        exclusive: bool,
+        folder: u32,
+        name: &CStr,
+        there: There,
+        errno: Errno,
+    ) {
+        if exclusive && there == There::Nothing && errno == Errno::EXIST {
+            self.journal.add(&[Record::Gone { folder, names: vec![name.to_bytes()] }]);
+        }
     }
 
     /// Writes down entries of a folder.
@@ -114,12 +158,13 @@ impl Pass<'_> {
         let is_folder = entry.seen.kind() == Kind::Directory;
         let there = match there {
             There::Ours(Kind::Directory, child) if is_folder => {
-                let number = if child == 0 { self.new_number() } else { child };
+                let number = if child == 0 { self.number_of(entry) } else { child };
                 self.descend(open, entry, number, true);
                 return Ok(Some((State::Done, number, entry.seen.stamp)));
             }
-            There::Ours(Kind::Directory, _) => {
-                self.remove_tree_by_listing(&join(&open.path, entry.name.to_bytes()))
+            There::Ours(Kind::Directory, child) => {
+                // What others put in it stays, and what comes in its place cannot be made.
+                self.remove_our_tree(&join(&open.path, entry.name.to_bytes()), child, None)
                     .map_err(|errno| broke("remove the folder in the place of", errno, true))?;
                 There::Nothing
             }
@@ -173,9 +218,15 @@ impl Pass<'_> {
                 .map_err(|errno| broke("give its owner the folder", errno, true))?;
         }
         Counts::add(&self.counts.written, 1);
-        let number = self.new_number();
+        let number = self.number_of(entry);
         self.descend(open, entry, number, false);
         Ok((State::Done, number, *stamp))
+    }
+
+    /// The number that was claimed for a folder. One that is made anew under an old name gets a new one: what was recorded under the old
+    /// one is not in it.
+    fn number_of(&self, entry: &Entry) -> u32 {
+        if entry.number == 0 { self.new_number() } else { entry.number }
     }
 
     fn descend(&self, open: &Arc<Open>, entry: &Entry, number: u32, unfinished: bool) {

@@ -142,7 +142,7 @@ impl Pass<'_> {
             }
             let item = at.and_then(|at| known.get(at)).map(|(_, item)| *item);
             let is_folder = seen.kind() == Kind::Directory;
-            let entry = |there| Entry { name: name.clone(), seen, there, temporary: u32::MAX };
+            let entry = |there| Entry::new(name.clone(), seen, there);
             match item {
                 None => entries.push(entry(There::Nothing)),
                 Some(item) if item.state == State::Claimed => entries.push(entry(There::Unknown(item.child))),

@@ -9,9 +9,10 @@
 
 mod lab;
 
-use connect_migrator_copy::{Control, CopyError, run};
+use connect_migrator_copy::{Content, Control, CopyError, run, verify};
 use connect_migrator_copy_bench::{add_odd, change, grow};
 use lab::{Lab, Tmpfs, settle};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -145,24 +146,82 @@ fn a_cancelled_copy_ends_soon_and_goes_on_later() {
     lab.assert_same();
 }
 
+/// A first copy that was killed when it had made some folders, and what others put at its target meanwhile.
+fn cut_off_with_what_is_foreign(seed: u64) -> (Lab, Vec<String>) {
+    let lab = Lab::new();
+    grow(&lab.source, 600, 2, 0, seed).unwrap();
+    settle();
+    let folders = || -> Vec<PathBuf> {
+        let made = std::fs::read_dir(&lab.target).unwrap().map(|entry| entry.unwrap().path());
+        made.filter(|path| path.is_dir()).collect()
+    };
+    while folders().is_empty() {
+        assert!(killed_after(&lab, Duration::from_millis(60)));
+    }
+    let mut foreign = vec!["foreign".to_owned()];
+    std::fs::write(lab.target.join("foreign"), "theirs").unwrap();
+    for folder in folders() {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        std::fs::create_dir(folder.join("theirs")).unwrap();
+        std::fs::write(folder.join("theirs/file"), "theirs").unwrap();
+        foreign.push(format!("{name}/theirs/file"));
+    }
+    (lab, foreign)
+}
+
+fn assert_theirs(lab: &Lab, foreign: &[String]) {
+    for name in foreign {
+        assert_eq!(std::fs::read_to_string(lab.target.join(name)).unwrap(), "theirs", "{name}");
+    }
+}
+
+#[test]
+fn what_others_put_at_the_target_of_a_first_copy_that_was_cut_off_stays_and_is_told() {
+    let (lab, foreign) = cut_off_with_what_is_foreign(14);
+    let report = lab.try_pass(&lab.options()).unwrap();
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert!(!report.whole && report.foreign.contains(&"foreign".to_owned()), "{report:?}");
+    assert_theirs(&lab, &foreign);
+    for name in &foreign {
+        let path = lab.target.join(name.strip_suffix("/file").unwrap_or(name));
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+    }
+    lab.pass();
+    let cancel = AtomicBool::new(false);
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    let found = verify(&lab.options(), Content::All, &control).unwrap();
+    // Whoever put it there changed the times of the folders.
+    let other = found.differences.iter().find(|found| found.what != "has another modification time");
+    assert!(found.extra.is_empty() && other.is_none(), "{found:?}");
+}
+
+#[test]
+fn what_vanished_from_the_source_after_a_first_copy_was_cut_off_goes_and_what_others_put_beside_it_stays() {
+    let (lab, foreign) = cut_off_with_what_is_foreign(15);
+    for entry in std::fs::read_dir(&lab.source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+    }
+    let report = lab.try_pass(&lab.options()).unwrap();
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert_theirs(&lab, &foreign);
+    let left = Command::new("find").arg(&lab.target).args(["-type", "f"]).output().unwrap().stdout;
+    assert_eq!(String::from_utf8_lossy(&left).lines().count(), foreign.len(), "only theirs is left");
+}
+
 #[test]
 fn what_was_put_is_withdrawn_after_a_whole_and_after_a_cut_off_copy_and_nothing_else() {
     for cut_off in [false, true] {
-        let lab = Lab::new();
-        grow(&lab.source, 600, 2, 0, 13).unwrap();
-        settle();
-        if cut_off {
-            assert!(killed_after(&lab, Duration::from_millis(60)));
-        } else {
-            lab.pass();
-            std::fs::write(lab.target.join("foreign"), "x").unwrap();
+        let (lab, foreign) = cut_off_with_what_is_foreign(13);
+        if !cut_off {
+            lab.try_pass(&lab.options()).unwrap();
         }
         let cancel = AtomicBool::new(false);
         let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
         let report = connect_migrator_copy::withdraw(&lab.options(), &control).unwrap();
         assert_eq!(report.failed, 0, "{report:?}");
-        let left: Vec<_> =
-            std::fs::read_dir(&lab.target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left.len(), usize::from(!cut_off), "{left:?}");
+        assert_theirs(&lab, &foreign);
+        let left = Command::new("find").arg(&lab.target).args(["!", "-type", "d"]).output().unwrap().stdout;
+        assert_eq!(String::from_utf8_lossy(&left).lines().count(), foreign.len(), "only theirs is left");
     }
 }

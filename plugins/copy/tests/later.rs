@@ -209,9 +209,11 @@ fn what_others_put_at_the_target_stays() {
     assert!(!lab.target.join("folder/ours").exists());
     // And a name that is taken by others is not overwritten.
     lab.write("kept/foreign", "ours now?");
-    let report = lab.try_pass(&lab.options()).unwrap();
-    assert_eq!(report.failed, 1, "{report:?}");
-    assert_eq!(fs::read_to_string(lab.target.join("kept/foreign")).unwrap(), "not ours");
+    for _ in 0..3 {
+        let report = lab.try_pass(&lab.options()).unwrap();
+        assert_eq!(report.failed, 1, "{report:?}");
+        assert_eq!(fs::read_to_string(lab.target.join("kept/foreign")).unwrap(), "not ours");
+    }
 }
 
 #[test]

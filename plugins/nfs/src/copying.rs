@@ -185,10 +185,10 @@ pub fn whole(tried: &str, report: Report) -> Result<Report, StepError> {
     }
     let mut why: Vec<String> = report.failures.iter().take(TOLD_MAX).map(ToString::to_string).collect();
     if report.unsettled > 0 {
-        why.push(format!("{} files changed while they were copied", report.unsettled));
+        why.push(format!("{} entries changed or vanished while they were copied", report.unsettled));
     }
     for foreign in report.foreign.iter().take(TOLD_MAX) {
-        why.push(format!("{foreign} is gone from the source and holds at the target what others put there"));
+        why.push(format!("{foreign} at the target is, or holds, what others put there, and stays"));
     }
     if report.failed > TOLD_MAX as u64 {
         why.push(format!("{} more", report.failed - TOLD_MAX as u64));

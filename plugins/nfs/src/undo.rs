@@ -232,8 +232,8 @@ async fn take_down(
                 undone = undone.but(format!("{failure}; remove it by hand"));
             }
             for foreign in &report.foreign {
-                undone =
-                    undone.but(format!("{foreign} on the export holds what others put there, and stays"));
+                undone = undone
+                    .but(format!("{foreign} on the export is, or holds, what others put there, and stays"));
             }
             if let Some(root) = root {
                 put_back_root(&mount, root)?;

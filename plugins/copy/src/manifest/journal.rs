@@ -62,9 +62,15 @@ impl Journal {
 
     /// Makes records last at once: what is written down before a change.
     pub(crate) fn write_now(&self, records: &[Record<'_>]) -> Result<(), CopyError> {
+        self.write_soon(records)?;
+        held(&self.file).sync_data().map_err(|error| failed("write the manifest", &self.path, error))
+    }
+
+    /// Writes records, which last with the next batch: a kill does not lose them, only a power cut may.
+    pub(crate) fn write_soon(&self, records: &[Record<'_>]) -> Result<(), CopyError> {
         let mut bytes = Vec::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
-        self.append(&bytes)
+        held(&self.file).write_all(&bytes).map_err(|error| failed("write the manifest", &self.path, error))
     }
 
     /// Makes what waits last: first the target by `sync_target`, then the records. Nothing waiting: does nothing.

@@ -44,7 +44,8 @@ pub struct Report {
     pub refused: Vec<Refused>,
     /// Mount points that were not entered.
     pub mounts: Vec<String>,
-    /// Folders that are gone from the source and stay at the target, because they hold what is not ours.
+    /// What others put at the target, and folders that are gone from the source and stay there because they hold such. It is met where
+    /// a folder is removed, and where one is filled that an earlier pass had begun.
     pub foreign: Vec<String>,
     /// Operations at the target that cost a trip.
     pub trips: u64,
