@@ -7,6 +7,8 @@ use std::io::Read;
 const FRAME_HEAD_BYTES: usize = 8;
 /// No frame is longer; a longer one is damage.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 20;
+/// So many names make one frame at most: with the longest names it is still far shorter than that.
+const FRAME_NAMES_MAX: usize = 50_000;
 
 const HEADER: u8 = 1;
 const ENTRIES: u8 = 2;
@@ -79,43 +81,60 @@ fn check_sum(payload: &[u8]) -> [u8; 4] {
     [a, b, c, d]
 }
 
+fn put_names(out: &mut Vec<u8>, names: &[&[u8]]) {
+    out.extend_from_slice(&count(names.len()));
+    names.iter().for_each(|name| put_name(out, name));
+}
+
+fn put_entries(out: &mut Vec<u8>, folder: u32, entries: &[Entry<'_>]) {
+    framed(out, |out| {
+        out.push(ENTRIES);
+        out.extend_from_slice(&folder.to_le_bytes());
+        out.extend_from_slice(&count(entries.len()));
+        for entry in entries {
+            put_name(out, entry.name);
+            out.push(match entry.state {
+                State::Done => 0,
+                State::Suspect => 1,
+                State::Claimed => 2,
+            });
+            out.extend_from_slice(&entry.child.to_le_bytes());
+            put_stamp(out, &entry.stamp);
+        }
+    });
+}
+
 impl<'a> Record<'a> {
-    /// Adds the record as one frame.
+    /// Adds the record: as one frame, or as several when it names very much.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        framed(out, |out| match self {
-            Record::Header(header) => {
+        match self {
+            Record::Header(header) => framed(out, |out| {
                 out.push(HEADER);
                 out.extend_from_slice(&serde_json::to_vec(header).unwrap_or_default());
-            }
+            }),
             Record::Entries { folder, entries } => {
-                out.push(ENTRIES);
-                out.extend_from_slice(&folder.to_le_bytes());
-                out.extend_from_slice(&count(entries.len()));
-                for entry in entries {
-                    put_name(out, entry.name);
-                    out.push(match entry.state {
-                        State::Done => 0,
-                        State::Suspect => 1,
-                        State::Claimed => 2,
+                entries.chunks(FRAME_NAMES_MAX).for_each(|entries| put_entries(out, *folder, entries));
+            }
+            Record::Gone { folder, names } => names.chunks(FRAME_NAMES_MAX).for_each(|names| {
+                framed(out, |out| {
+                    out.push(GONE);
+                    out.extend_from_slice(&folder.to_le_bytes());
+                    put_names(out, names);
+                });
+            }),
+            Record::Claim { folder, first_temporary, names } => {
+                let mut first = *first_temporary;
+                for names in names.chunks(FRAME_NAMES_MAX) {
+                    framed(out, |out| {
+                        out.push(CLAIM);
+                        out.extend_from_slice(&folder.to_le_bytes());
+                        out.extend_from_slice(&first.to_le_bytes());
+                        put_names(out, names);
                     });
-                    out.extend_from_slice(&entry.child.to_le_bytes());
-                    put_stamp(out, &entry.stamp);
+                    first = first.saturating_add(u32::try_from(names.len()).unwrap_or(u32::MAX));
                 }
             }
-            Record::Gone { folder, names } => {
-                out.push(GONE);
-                out.extend_from_slice(&folder.to_le_bytes());
-                out.extend_from_slice(&count(names.len()));
-                names.iter().for_each(|name| put_name(out, name));
-            }
-            Record::Claim { folder, first_temporary, names } => {
-                out.push(CLAIM);
-                out.extend_from_slice(&folder.to_le_bytes());
-                out.extend_from_slice(&first_temporary.to_le_bytes());
-                out.extend_from_slice(&count(names.len()));
-                names.iter().for_each(|name| put_name(out, name));
-            }
-            Record::FolderDone { folder, done } => {
+            Record::FolderDone { folder, done } => framed(out, |out| {
                 out.push(FOLDER_DONE);
                 out.extend_from_slice(&folder.to_le_bytes());
                 let flags = match done {
@@ -124,12 +143,12 @@ impl<'a> Record<'a> {
                 };
                 out.push(flags);
                 put_stamp(out, &done.map(|done| done.stamp).unwrap_or_default());
-            }
-            Record::PassEnded { whole } => {
+            }),
+            Record::PassEnded { whole } => framed(out, |out| {
                 out.push(PASS_ENDED);
                 out.push(u8::from(*whole));
-            }
-        });
+            }),
+        }
     }
 
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, &'static str> {
@@ -336,6 +355,33 @@ mod tests {
         }
         assert!(frames.next().unwrap().is_none());
         assert_eq!(frames.good_bytes(), bytes.len() as u64);
+    }
+
+    #[test]
+    fn a_folder_of_very_many_long_names_is_written_in_frames_that_are_read_again() {
+        let long: Vec<String> = (0..260_000).map(|number| format!("{number:0255}")).collect();
+        let names: Vec<&[u8]> = long.iter().map(|name| name.as_bytes()).collect();
+        let entry = |name| Entry { name, state: State::Done, child: 0, stamp: stamp() };
+        let mut bytes = Vec::new();
+        Record::Entries { folder: 1, entries: names.iter().map(|name| entry(*name)).collect() }
+            .encode(&mut bytes);
+        Record::Gone { folder: 2, names: names.clone() }.encode(&mut bytes);
+        Record::Claim { folder: 3, first_temporary: 5, names: names.clone() }.encode(&mut bytes);
+        let mut frames = Frames::new(&bytes[..]);
+        let (mut entries, mut gone, mut claimed) = (0, 0, 0);
+        while let Some(payload) = frames.next().unwrap() {
+            match Record::decode(payload).unwrap() {
+                Record::Entries { folder: 1, entries: more } => entries += more.len(),
+                Record::Gone { folder: 2, names } => gone += names.len(),
+                Record::Claim { folder: 3, first_temporary, names } => {
+                    assert_eq!(first_temporary as usize, 5 + claimed, "each name keeps its temporary one");
+                    claimed += names.len();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(frames.good_bytes(), bytes.len() as u64);
+        assert_eq!([entries, gone, claimed], [names.len(); 3]);
     }
 
     #[test]
