@@ -42,7 +42,7 @@ pub(crate) fn data_parts(file: impl AsFd, size: u64) -> Vec<(u64, u64)> {
     parts
 }
 
-/// Copies the content of an open file into an empty one. Answers with the bytes written.
+/// Copies the content of an open file into an empty one, unless it is to stop. Answers with the bytes written.
 pub(crate) fn copy_content(
     from: BorrowedFd<'_>,
     seen: &Seen,
@@ -50,6 +50,7 @@ pub(crate) fn copy_content(
     to: BorrowedFd<'_>,
     buffer: &mut [u8],
     limit: Option<&RateLimit>,
+    stopped: &dyn Fn() -> bool,
 ) -> std::result::Result<u64, Failed> {
     let size = seen.stamp.size;
     let has_holes = seen.has_holes();
@@ -67,7 +68,10 @@ pub(crate) fn copy_content(
                 break;
             }
             if let Some(limit) = limit {
-                limit.take(got as u64);
+                limit.take(got as u64, stopped);
+            }
+            if stopped() {
+                return Err(Failed::Stopped);
             }
             target.write(to, piece, at).map_err(Failed::Write)?;
             at += got as u64;
@@ -85,9 +89,11 @@ pub(crate) fn copy_content(
     Ok(written)
 }
 
-/// Which side failed.
+/// Which side failed, if one did.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Failed {
     Read(Errno),
     Write(Errno),
+    /// The pass is to end: however large the file, it is not waited for.
+    Stopped,
 }

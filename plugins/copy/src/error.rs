@@ -90,9 +90,18 @@ impl CopyError {
 
 pub(crate) fn is_full(why: &std::io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::NOSPC, Errno::DQUOT, Errno::FBIG]
-        .iter()
-        .any(|errno| why.raw_os_error() == Some(errno.raw_os_error()))
+    [Errno::NOSPC, Errno::DQUOT].iter().any(|errno| why.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// What the system said about one entry, in words that tell what to do where its own do not.
+pub(crate) fn said(errno: rustix::io::Errno) -> String {
+    match errno {
+        rustix::io::Errno::FBIG => {
+            "it is larger than the target lets a file be; raise that limit there, or leave the file out"
+                .into()
+        }
+        errno => std::io::Error::from(errno).to_string(),
+    }
 }
 
 /// What went wrong on one entry. The pass goes on with the others.
@@ -109,5 +118,18 @@ pub struct Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "could not {} {}: {}", self.tried, self.path, self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_file_that_is_too_large_does_not_count_as_no_room() {
+        assert!(is_full(&Errno::NOSPC.into()) && is_full(&Errno::DQUOT.into()));
+        assert!(!is_full(&Errno::FBIG.into()));
+        assert!(said(Errno::FBIG).contains("larger than the target lets a file be"));
     }
 }

@@ -23,8 +23,8 @@ impl RateLimit {
         RateLimit { bytes_per_second: bytes_per_second.max(1), paid_until: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until `bytes` more may pass.
-    pub(crate) fn take(&self, bytes: u64) {
+    /// Waits until `bytes` more may pass, or there is no more need to.
+    pub(crate) fn take(&self, bytes: u64, stopped: &dyn Fn() -> bool) {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let until = {
             let mut paid = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,6 +34,9 @@ impl RateLimit {
             start
         };
         while let Some(wait) = until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero()) {
+            if stopped() {
+                return;
+            }
             std::thread::sleep(wait.min(Duration::from_millis(NAP_MAX_MILLIS)));
         }
     }
@@ -71,9 +74,17 @@ mod tests {
     fn the_rate_limit_lets_no_more_pass_than_it_says() {
         let limit = RateLimit::new(1_000_000);
         let start = Instant::now();
-        (0..5).for_each(|_| limit.take(50_000));
+        (0..5).for_each(|_| limit.take(50_000, &|| false));
         // The last of five waits for the four before it.
         assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn what_waits_for_the_rate_limit_ends_when_it_is_to_stop() {
+        let limit = RateLimit::new(1);
+        let start = Instant::now();
+        (0..2).for_each(|_| limit.take(3_600, &|| start.elapsed() > Duration::from_millis(300)));
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub use run::{Report, run, withdraw};
 use crate::aside::Aside;
 use crate::attributes::Refusals;
 use crate::data::BUFFER_BYTES;
-use crate::error::{CopyError, Failure, failed, is_full};
+use crate::error::{CopyError, Failure, failed, is_full, said};
 use crate::exclude::Exclude;
 use crate::fill::Fill;
 use crate::folder::{Late, Open};
@@ -157,7 +157,7 @@ impl Pass<'_> {
             failures.push(Failure {
                 tried: tried.into(),
                 path: String::from_utf8_lossy(path).into_owned(),
-                why: why.to_string(),
+                why: said(errno),
             });
         }
     }

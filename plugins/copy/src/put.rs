@@ -378,7 +378,8 @@ impl Pass<'_> {
                 }
                 file
             };
-            let copied = copy_content(from.as_fd(), &seen, target, file.as_fd(), buffer, self.limit.as_ref());
+            let (stopped, limit) = (|| self.stopped(), self.limit.as_ref());
+            let copied = copy_content(from.as_fd(), &seen, target, file.as_fd(), buffer, limit, &stopped);
             let bytes = match copied {
                 Ok(bytes) => bytes,
                 Err(Failed::Read(errno)) if is_gone(errno) => {
@@ -386,6 +387,8 @@ impl Pass<'_> {
                 }
                 Err(Failed::Read(errno)) => return Err(broke("read", errno, true)),
                 Err(Failed::Write(errno)) => return Err(broke("write", errno, true)),
+                // Told as what stopped it; the half of it that is there stays claimed.
+                Err(Failed::Stopped) => return Err(broke("write the whole of", Errno::CANCELED, true)),
             };
             let looked = Xattrs::of_open(&from)
                 .and_then(|xattrs| crate::stamp::look_open(&from).map(|after| (xattrs, after)));
