@@ -123,6 +123,12 @@ impl Xattrs {
         self.0.is_empty()
     }
 
+    /// Whether a copy has others than these, apart from those that its file system refuses.
+    pub(crate) fn differ_at(&self, copy: &Xattrs, refuses: impl Fn(&CStr) -> bool) -> bool {
+        copy.0.iter().any(|(key, value)| self.0.get(key) != Some(value))
+            || self.0.keys().any(|key| !copy.0.contains_key(key) && !refuses(key))
+    }
+
     pub(crate) fn has_default_acl(&self) -> bool {
         self.0.keys().any(|key| key.to_bytes() == ACL_DEFAULT)
     }
@@ -232,6 +238,12 @@ pub(crate) fn without_acl(acl: &[u8], mode: u32) -> u32 {
         }
     }
     (mode & !0o070) | ((group & mask & 0o7) << 3)
+}
+
+/// Whether a file system refuses attributes like this one, asked at the root of a tree.
+pub(crate) fn is_refused(root: impl AsFd, key: &CStr) -> bool {
+    let value = &mut [0_u8; 1][..];
+    matches!(rustix::fs::fgetxattr(root, key, value), Err(Errno::OPNOTSUPP))
 }
 
 /// The kind of an attribute.

@@ -4,23 +4,25 @@
 //! Listing writes a manifest of the way back, in which what is as it was carries its stamp of now and what has changed does not
 //! fit; an ordinary pass from the target to the source with that manifest then does exactly what was listed.
 
+use crate::attributes::{Xattrs, is_refused};
 use crate::error::{CopyError, failed};
 use crate::exclude::{At, Exclude};
 use crate::manifest::{Entry, FolderDone, Header, Journal, Manifest, ROOT, Record, State};
 use crate::options::Options;
 use crate::pool::Pool;
-use crate::progress::Control;
-use crate::source::{join, list, open_below, open_dir, open_root};
+use crate::progress::{Control, Counts, Ends, Over, PROGRESS_MILLIS, watching};
+use crate::source::{join, open_below, open_dir, open_root};
 use crate::stamp::{Kind, Moment, Seen, Stamp, look, look_open};
-use crate::target::is_remote;
+use crate::target::{Target, is_remote};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// So many changes are told one by one; all are counted.
 const TOLD_MAX: usize = 1_000;
@@ -74,6 +76,9 @@ struct Back<'a> {
     manifest: &'a Manifest,
     since: Moment,
     journal: &'a Journal,
+    source: OwnedFd,
+    target: Target,
+    counts: Counts,
     pool: Pool<Job>,
     found: Mutex<BackChanges>,
     failed: Mutex<Option<CopyError>>,
@@ -98,11 +103,17 @@ pub fn changes_since(
             options.manifest.display()
         )));
     };
-    let (source, target) = (open_root(&options.source)?, open_root(&options.target)?);
+    let started = Instant::now();
+    let threads = options.threads(header.remote);
     let stamp_of =
         |root: &OwnedFd, path: &Path| look_open(root).map_err(|errno| failed("look at", path, errno));
+    let source = open_root(&options.source)?;
     let here = stamp_of(&source, &options.source)?;
-    let there = stamp_of(&target, &options.target)?;
+    let (target, there) = watching(control, || {
+        let target = Target::open(&options.target, threads)?;
+        let there = stamp_of(&target.root, &options.target)?;
+        Ok::<_, CopyError>((target, there))
+    })?;
     if there.stamp.ino != header.target_ino || here.stamp.ino != header.source_root.1 {
         return Err(CopyError::OtherTree {
             manifest: options.manifest.clone(),
@@ -130,17 +141,37 @@ pub fn changes_since(
         manifest: &manifest,
         since,
         journal: &journal,
+        source,
+        target,
+        counts: Counts::default(),
         pool: Pool::new(),
         found: Mutex::default(),
         failed: Mutex::default(),
         control,
     };
-    let root = open_below(&target, b"", true).map_err(|errno| failed("open", &options.target, errno))?;
-    listing.folder(root, there, Vec::new().into(), ROOT, Exclude::of(options)?);
+    let exclude = Exclude::of(options)?;
+    let over = Over::default();
     std::thread::scope(|scope| {
-        for _ in 0..options.threads(header.remote) {
-            scope.spawn(|| listing.pool.work(|job| listing.enter(job)));
+        scope.spawn(|| {
+            over.every(PROGRESS_MILLIS, || {
+                let waits = listing.target.waiting_millis();
+                (control.on_progress)(&listing.counts.progress(control.total, started.elapsed(), waits));
+            });
+        });
+        let _over = Ends(&over);
+        match listing.target.open_below(b"") {
+            Ok(root) => listing.folder(root, there, Vec::new().into(), ROOT, exclude),
+            Err(errno) => listing.fail("open the folder", b"", errno),
         }
+        std::thread::scope(|scope| {
+            for slot in 0..threads {
+                let listing = &listing;
+                scope.spawn(move || {
+                    Target::enlist(slot);
+                    listing.pool.work(|job| listing.enter(job));
+                });
+            }
+        });
     });
     if control.cancel.load(SeqCst) {
         return Err(CopyError::Cancelled);
@@ -194,9 +225,11 @@ impl Back<'_> {
             return self.pool.clear();
         }
         let path: Arc<[u8]> = join(&path, name.to_bytes()).into();
-        let opened = open_dir(&*parent, &name, false).and_then(|dir| look_open(&dir).map(|seen| (dir, seen)));
+        let opened = self
+            .target
+            .watched(|| open_dir(&*parent, &name, false).and_then(|dir| Ok((look_open(&dir)?, dir))));
         match opened {
-            Ok((dir, seen)) => self.folder(dir, seen, path, number, exclude),
+            Ok((seen, dir)) => self.folder(dir, seen, path, number, exclude),
             Err(errno) => self.fail("open the folder", &path, errno),
         }
     }
@@ -211,7 +244,7 @@ impl Back<'_> {
 
     fn folder(&self, dir: OwnedFd, seen: Seen, path: Arc<[u8]>, number: u32, exclude: Option<Arc<Exclude>>) {
         let Some(known) = self.manifest.folder(number) else { return };
-        let names = match list(&dir) {
+        let names = match self.target.list(&dir) {
             Ok(names) => names,
             Err(errno) => return self.fail("list the folder", &path, errno),
         };
@@ -228,7 +261,8 @@ impl Back<'_> {
                 self.note(BackKind::Created, &join(&path, name.to_bytes()));
                 continue;
             };
-            let now = match look(&*dir, &name) {
+            Counts::add(&self.counts.entries, 1);
+            let now = match self.target.watched(|| look(&*dir, &name)) {
                 Ok(now) => now,
                 Err(errno) => return self.fail("look at", &join(&path, name.to_bytes()), errno),
             };
@@ -254,20 +288,33 @@ impl Back<'_> {
             }
         }
         self.record(number, &entries);
-        self.record_folder(number, &path, &seen);
+        self.record_folder(number, &path, &dir, &seen);
     }
 
     /// A folder's own attributes: as they were, or as the source's folder still has them.
-    fn record_folder(&self, number: u32, path: &[u8], now: &Seen) {
+    fn record_folder(&self, number: u32, path: &[u8], dir: &OwnedFd, now: &Seen) {
         let Some(was) = self.manifest.folder(number).and_then(|folder| folder.done) else { return };
         let of = |stamp: &Stamp| (stamp.modified, stamp.permissions(), stamp.uid, stamp.gid);
-        let same = of(&was.stamp) == of(&now.stamp);
+        // Changed since, and by nothing that shows: then its extended attributes are looked at.
+        let same = of(&was.stamp) == of(&now.stamp)
+            && (now.stamp.changed < self.since || !self.has_other_xattrs(path, dir));
         if !same {
             self.note(BackKind::Changed, path);
         }
         let stamp = if same { now.stamp } else { Stamp { ino: 0, ..was.stamp } };
         let done = FolderDone { stamp, has_xattrs: was.has_xattrs, suspect: false };
         self.journal.add(&[Record::FolderDone { folder: number, done: Some(done) }]);
+    }
+
+    /// Whether a folder's extended attributes are others than those that it still has in the source.
+    fn has_other_xattrs(&self, path: &[u8], dir: &OwnedFd) -> bool {
+        let here = open_below(&self.source, path, false).and_then(Xattrs::of_open);
+        let there = self.target.watched(|| Xattrs::of_open(dir));
+        let refuses = |key: &CStr| self.target.watched(|| is_refused(&self.target.root, key));
+        match (here, there) {
+            (Ok(here), Ok(there)) => here.differ_at(&there, refuses),
+            _ => true,
+        }
     }
 
     /// What is below a removed folder is ours to remove from the source.

@@ -1,6 +1,6 @@
 //! A folder while it is filled, and what is set on it last.
 
-use crate::attributes::{Onto, Xattrs, set_all};
+use crate::attributes::{Onto, Xattrs, is_refused, set_all};
 use crate::exclude::Exclude;
 use crate::manifest::{FolderDone, ROOT, Record};
 use crate::pass::Pass;
@@ -209,6 +209,10 @@ impl Pass<'_> {
         crate::target::Trips::look(&target.trips);
         let have = target.watched(|| Xattrs::of_open(to))?;
         for key in have.0.keys().filter(|key| !wanted.0.contains_key(*key)) {
+            // On the way back: what the other side cannot hold was not taken away there.
+            if self.options.keep_aside.is_some() && is_refused(&self.source_root, key) {
+                continue;
+            }
             match target.remove_xattr_open(to, key) {
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
                 Err(errno) => return Err(errno),

@@ -63,8 +63,8 @@ pub use options::{
 };
 pub use pass::{Report, run, withdraw};
 pub use probe::{Ability, Found, Probed, clock_of, probe};
-pub use progress::{Control, PROGRESS_MILLIS, Progress, STALL_MILLIS};
+pub use progress::{Control, PROGRESS_MILLIS, Progress, STALL_MILLIS, watching};
 pub use source::kernel_suffices;
 pub use stamp::{Kind, Moment, Stamp};
-pub use survey::{Survey, survey};
+pub use survey::{Survey, copied_so_far, survey};
 pub use verify::{Content, Difference, Verified, verify};

@@ -29,6 +29,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 /// So many failures are told one by one; the others are counted.
 const FAILURES_MAX: usize = 100;
@@ -96,6 +97,8 @@ pub(crate) struct Pass<'a> {
     failed: AtomicU64,
     mounts: Mutex<Vec<String>>,
     foreign: Mutex<Vec<String>>,
+    /// Since when the target is being opened: a server that does not answer keeps that waiting, too.
+    opening: Mutex<Option<Instant>>,
     fatal: Mutex<Option<CopyError>>,
     stop: AtomicBool,
     numbers: AtomicU32,
@@ -113,8 +116,12 @@ impl Pass<'_> {
         if let Some(target) = self.target.get() {
             return Ok(target);
         }
-        let mut target = Target::open(&self.options.target, self.threads).map_err(|_| Errno::NOENT)?;
-        let there = target.watched(|| look_open(&target.root))?;
+        held(&self.opening).get_or_insert_with(Instant::now);
+        let opened = Target::open(&self.options.target, self.threads)
+            .map_err(|_| Errno::NOENT)
+            .and_then(|target| look_open(&target.root).map(|there| (target, there)));
+        *held(&self.opening) = None;
+        let (mut target, there) = opened?;
         if there.stamp.ino != self.target_ino {
             self.stop_for(CopyError::OtherTree {
                 manifest: self.options.manifest.clone(),
@@ -415,6 +422,8 @@ impl Pass<'_> {
     }
 
     fn waiting_millis(&self) -> u64 {
-        self.target.get().map_or(0, Target::waiting_millis)
+        let opening = held(&self.opening).map_or(0, |since| since.elapsed().as_millis());
+        let running = self.target.get().map_or(0, Target::waiting_millis);
+        running.max(u64::try_from(opening).unwrap_or(u64::MAX))
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An operation at the target that takes longer than this is told as waiting for the target.
 pub const STALL_MILLIS: u64 = 5_000;
@@ -68,6 +69,58 @@ impl std::fmt::Debug for Control<'_> {
     }
 }
 
+/// Runs what may have to wait for the target, outside of a pass: when it waits long, that is told.
+pub fn watching<T>(control: &Control<'_>, operation: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let over = Over::default();
+    let tell = |waits| (control.on_progress)(&Counts::default().progress(None, began.elapsed(), waits));
+    let waited = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let told = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            over.every(PROGRESS_MILLIS, || {
+                if waited() >= STALL_MILLIS {
+                    told.store(true, Relaxed);
+                    tell(waited());
+                }
+            });
+            if told.load(Relaxed) {
+                tell(0);
+            }
+        });
+        let _over = Ends(&over);
+        operation()
+    })
+}
+
+/// Whether something is over, to be waited for.
+#[derive(Default)]
+pub(crate) struct Over(Mutex<bool>, Condvar);
+
+impl Over {
+    /// Does something every so often until it is over.
+    pub(crate) fn every(&self, millis: u64, mut each: impl FnMut()) {
+        loop {
+            let over = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self.1.wait_timeout_while(over, Duration::from_millis(millis), |over| !*over);
+            if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+                return;
+            }
+            each();
+        }
+    }
+}
+
+/// Whatever way it ends.
+pub(crate) struct Ends<'a>(pub(crate) &'a Over);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+}
+
 /// Counted by the threads.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -122,6 +175,19 @@ mod tests {
         let left = time_left((100, 1_000), (50, 250), Duration::from_secs(10)).unwrap();
         assert_eq!(left.as_secs(), 30);
         assert_eq!(time_left((100, 0), (0, 0), Duration::from_secs(10)), None);
+    }
+
+    #[test]
+    fn what_waits_long_outside_of_a_pass_is_told_and_so_is_its_end() {
+        let waits = Mutex::new(Vec::new());
+        let cancel = AtomicBool::new(false);
+        let on_progress = |progress: &Progress| waits.lock().unwrap().push(progress.waiting_since.is_some());
+        let control = Control { cancel: &cancel, on_progress: &on_progress, total: None };
+        assert_eq!(watching(&control, || 7), 7);
+        assert!(waits.lock().unwrap().is_empty());
+        watching(&control, || std::thread::sleep(Duration::from_millis(STALL_MILLIS + 1_000)));
+        let told = waits.into_inner().unwrap();
+        assert!(told.first() == Some(&true) && told.last() == Some(&false), "{told:?}");
     }
 
     #[test]

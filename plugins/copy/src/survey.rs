@@ -3,6 +3,7 @@
 use crate::attributes::{Xattrs, kind_of};
 use crate::error::{CopyError, failed};
 use crate::exclude::{At, Exclude};
+use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::source::{is_gone, join, list, open_below, open_dir, open_root};
@@ -79,6 +80,14 @@ pub fn survey(options: &Options, cancel: &AtomicBool) -> Result<Survey, CopyErro
     let xattrs = found.xattrs.into_iter();
     let xattrs = xattrs.map(|(kind, (entries, examples))| Refused { kind, entries, examples }).collect();
     Ok(Survey { xattrs, ..found.survey })
+}
+
+/// Entries and bytes that passes so far have put at the target, by their manifest. Looks at neither tree.
+///
+/// # Errors
+/// When the manifest cannot be read.
+pub fn copied_so_far(options: &Options) -> Result<(u64, u64), CopyError> {
+    Manifest::load(&options.manifest).map(|manifest| manifest.copied())
 }
 
 struct Walk<'a> {

@@ -1,12 +1,12 @@
 //! Two trees compared: attributes always, content as chosen.
 
-use crate::attributes::{Xattrs, kind_of, without_acl_of};
+use crate::attributes::{Xattrs, is_refused, kind_of, without_acl_of};
 use crate::data::{BUFFER_BYTES, read_at};
 use crate::error::{CopyError, failed};
 use crate::exclude::{At, Exclude};
-use crate::options::Options;
+use crate::options::{Options, THREADS_MAX};
 use crate::pool::Pool;
-use crate::progress::{Control, Counts, PROGRESS_MILLIS};
+use crate::progress::{Control, Counts, PROGRESS_MILLIS, watching};
 use crate::source::{join, list, open_below, open_dir, open_file, open_root, read_link};
 use crate::stamp::{Kind, Seen, look};
 use crate::target::{Target, Trips, is_remote};
@@ -119,15 +119,17 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// When a root cannot be opened, or it was cancelled.
 pub fn verify(options: &Options, content: Content, control: &Control<'_>) -> Result<Verified, CopyError> {
     let started = Instant::now();
-    let source_root = open_root(&options.source)?;
-    let remote = open_root(&options.target)
-        .and_then(|root| is_remote(&root).map_err(|errno| failed("look at", &options.target, errno)))?;
+    let (source_root, target, remote) = watching(control, || {
+        let target = Target::open(&options.target, THREADS_MAX)?;
+        let remote = is_remote(&target.root).map_err(|errno| failed("look at", &options.target, errno))?;
+        Ok::<_, CopyError>((open_root(&options.source)?, target, remote))
+    })?;
     let threads = options.threads(remote);
     let verify = Verify {
         options,
         content,
         source_root,
-        target: Target::open(&options.target, threads)?,
+        target,
         pool: Pool::new(),
         counts: Counts::default(),
         files_read: AtomicU64::new(0),
@@ -353,7 +355,7 @@ impl Verify<'_> {
                 None if without_acl_of(key, value, mode).is_some_and(|narrow| narrow == mode_there) => {
                     mode = mode_there;
                 }
-                None if self.is_refused(key) => {}
+                None if self.target.watched(|| is_refused(&self.target.root, key)) => {}
                 _ => {
                     kinds.insert(kind_of(key));
                 }
@@ -363,11 +365,6 @@ impl Verify<'_> {
             self.differ(path, format!("has other {kind}"));
         }
         mode
-    }
-
-    fn is_refused(&self, key: &CStr) -> bool {
-        let value = &mut [0_u8; 1][..];
-        matches!(rustix::fs::fgetxattr(&self.target.root, key, value), Err(Errno::OPNOTSUPP))
     }
 
     #[allow(clippy::too_many_arguments, reason = "both sides of one entry, and both buffers")]

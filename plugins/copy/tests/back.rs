@@ -96,6 +96,21 @@ fn each_change_is_listed_and_copied_back_and_what_it_replaced_is_kept() {
 }
 
 #[test]
+fn a_folder_of_which_only_the_extended_attributes_changed_is_listed_and_copied_back() {
+    let way = Way::after_a_copy_of(small());
+    let set = |path: &std::path::Path| {
+        lab::shell(&["setfattr", "-n", "user.k", "-v", "v", path.to_str().unwrap()]);
+    };
+    set(&way.lab.target.join("other"));
+    lab::shell(&["setfacl", "-m", "u:1005:rx", way.lab.target.join("folder/sub").to_str().unwrap()]);
+    let changes = way.list();
+    let told: Vec<_> = changes.told.iter().map(|change| change.path.as_str()).collect();
+    assert_eq!(told, ["folder/sub", "other"]);
+    way.go();
+    way.lab.assert_same();
+}
+
+#[test]
 fn a_lived_in_tree_is_the_same_on_both_sides_after_the_way_back() {
     let lab = Lab::new();
     grow(&lab.source, 800, 1, 1, 20).unwrap();

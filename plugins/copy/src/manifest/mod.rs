@@ -7,10 +7,10 @@ pub(crate) use journal::{BATCH_BYTES, Journal, claim_prefix};
 pub(crate) use record::{Entry, Record};
 
 use crate::error::{CopyError, failed};
-use crate::stamp::Stamp;
+use crate::stamp::{Kind, Stamp};
 use record::Frames;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::BufReader;
@@ -177,6 +177,25 @@ impl Manifest {
             folders.extend(folder.items().map(|(_, item)| item.child).filter(|child| *child != 0));
         }
         count
+    }
+
+    /// Entries that are at the target as recorded, and the bytes of the files among them, a hard-linked one once.
+    pub(crate) fn copied(&self) -> (u64, u64) {
+        let (mut entries, mut bytes, mut linked) = (0_u64, 0_u64, HashSet::new());
+        let mut folders = vec![ROOT];
+        while let Some(folder) = folders.pop().and_then(|number| self.folder(number)) {
+            for (_, item) in folder.items().filter(|(_, item)| item.state != State::Claimed) {
+                entries += 1;
+                if item.child != 0 {
+                    folders.push(item.child);
+                } else if item.stamp.kind() == Kind::File
+                    && (item.stamp.links < 2 || linked.insert(item.stamp.ino))
+                {
+                    bytes = bytes.saturating_add(item.stamp.size);
+                }
+            }
+        }
+        (entries, bytes)
     }
 
     fn folder_mut(&mut self, number: u32) -> &mut Folder {

@@ -8,14 +8,14 @@ use crate::limits::{RateLimit, become_idle};
 use crate::manifest::{Header, Journal, Manifest, Record, claim_prefix};
 use crate::options::{Options, Owners};
 use crate::pool::Pool;
-use crate::progress::{BATCH_MILLIS, Control, Counts, PROGRESS_MILLIS};
+use crate::progress::{BATCH_MILLIS, Control, Counts, Ends, Over, PROGRESS_MILLIS, watching};
 use crate::source::open_root;
 use crate::stamp::{CLOCK_GRANULE_MILLIS, Kind, REMOTE_GRANULE_MILLIS, Seen, look_open};
 use crate::target::{Target, is_remote};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What a pass did.
@@ -95,7 +95,7 @@ fn run_here(options: &Options, control: &Control<'_>) -> Result<Report, CopyErro
         // The header is there before anything is put: nothing was.
         return Ok(Report { whole: true, ..Report::default() });
     }
-    let pass = begin(options, control, journal, manifest)?;
+    let pass = watching(control, || begin(options, control, journal, manifest))?;
     let (carried_out, over) = (Over::default(), Over::default());
     let done = std::thread::scope(|scope| {
         // Apart from what makes it last: a target that does not answer keeps that waiting, and must be told.
@@ -137,33 +137,6 @@ fn run_here(options: &Options, control: &Control<'_>) -> Result<Report, CopyErro
     drop(pass);
     Journal::compact(&options.manifest, report.entries)?;
     Ok(report)
-}
-
-/// Whether something is over, to be waited for.
-#[derive(Default)]
-struct Over(Mutex<bool>, Condvar);
-
-impl Over {
-    fn every(&self, millis: u64, mut each: impl FnMut()) {
-        loop {
-            let over = held(&self.0);
-            let waited = self.1.wait_timeout_while(over, Duration::from_millis(millis), |over| !*over);
-            if *waited.unwrap_or_else(PoisonError::into_inner).0 {
-                return;
-            }
-            each();
-        }
-    }
-}
-
-/// Whatever way it ends.
-struct Ends<'a>(&'a Over);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        *held(&self.0.0) = true;
-        self.0.1.notify_all();
-    }
 }
 
 fn report(pass: &Pass<'_>, elapsed: Duration) -> Report {
@@ -248,6 +221,7 @@ fn begin<'a>(
         failed: AtomicU64::new(0),
         mounts: Mutex::default(),
         foreign: Mutex::default(),
+        opening: Mutex::default(),
         fatal: Mutex::default(),
         stop: AtomicBool::new(false),
         numbers: AtomicU32::new(manifest.next_folder()),
