@@ -7,7 +7,7 @@ use crate::trial::{Trial, look};
 use crate::units::{Mounter, unit_name, unit_text};
 use connect_migrator_connect::installation::{DatabaseProvider, Installation, variable};
 use connect_migrator_connect::source_edits::SourceEdits;
-use connect_migrator_copy::{Ability, Survey, XattrKind, kernel_suffices, survey};
+use connect_migrator_copy::{Ability, Survey, XattrKind, copied_so_far, kernel_suffices, survey};
 use connect_migrator_sdk::{Change, Context, Finding, Op, StepError};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -37,7 +37,10 @@ pub async fn check(
     }
     let folders = stage::folders(config, cx)?;
     let mut findings = about_source(config, cx, &folders.source)?;
-    findings.extend(about_options(config));
+    // What is mounted there already has its own options, whatever the runbook says.
+    let mounted = mounter.mounted(&config.mount).ok().flatten();
+    let in_effect = mounted.filter(|mounted| stage::is_the_export(config, &mounted.what).is_ok());
+    findings.extend(about_options(config, in_effect.as_ref().map(|mounted| mounted.options.as_str())));
     if !folders.source.is_dir() {
         let text = format!("the data directory {} is not there", folders.source.display());
         findings.push(Finding::blocker("nfs-source", text, "set `Server.DataDir` to where the data are"));
@@ -59,10 +62,15 @@ pub async fn check(
         survey(&options, &AtomicBool::new(false))
     });
     let survey = counted.await.map_err(|error| copying::failed("count what is to be copied", &error))?;
+    // What cannot be told counts as not copied.
+    let options = config.copy(&folders.source, cx);
+    let copied = tokio::task::spawn_blocking(move || copied_so_far(&options).unwrap_or_default())
+        .await
+        .unwrap_or_default();
     findings.extend(about_amount(config, &folders.source, &survey));
     let owners = owners(&survey, cx);
-    match trial(config, mounter, owners).await {
-        Ok(trial) => findings.extend(about_export(config, cx, &trial, &survey)),
+    match trial(config, cx, mounter, owners).await {
+        Ok(trial) => findings.extend(about_export(config, cx, &trial, &survey, copied)),
         Err(findings_of_trial) => findings.push(findings_of_trial),
     }
     Ok(findings)
@@ -146,8 +154,10 @@ pub fn sqlite_on_nfs(
         .then(|| "Connect uses SQLite, and its files would land on NFS, where they break".to_owned())
 }
 
-fn about_options(config: &Settings) -> Vec<Finding> {
+/// The runbook's options, and those in effect where the export is mounted already.
+fn about_options(config: &Settings, in_effect: Option<&str>) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let gives_up = |options: &str| options.split(',').any(|have| matches!(have, "soft" | "softerr"));
     if config.has_option("soft") || config.has_option("softerr") {
         findings.push(Finding::blocker(
             "nfs-soft",
@@ -157,15 +167,47 @@ fn about_options(config: &Settings) -> Vec<Finding> {
             ),
             "use `hard`",
         ));
+    } else if let Some(options) = in_effect.filter(|options| gives_up(options)) {
+        findings.push(Finding::blocker(
+            "nfs-soft",
+            format!(
+                "{} is mounted at {} already, with `{options}`: that gives up when the server is slow, and loses what was written",
+                config.export,
+                config.mount.display()
+            ),
+            "mount it with `hard`, in /etc/fstab too; or unmount it, then this step mounts it as the runbook says",
+        ));
     }
-    if !config.has_option("lookupcache=pos") {
+    let options = in_effect.unwrap_or(&config.options);
+    if !options.split(',').any(|have| have == "lookupcache=pos") {
         findings.push(Finding::warning(
             "nfs-lookupcache",
-            format!("the mount options `{}` cache that a name is not there: Connect then waits long for new files", config.options),
-            "add `lookupcache=pos`",
+            format!("the mount options `{options}` cache that a name is not there: Connect then waits long for new files"),
+            if in_effect.is_some() {
+                "mount it with `lookupcache=pos`, in /etc/fstab too"
+            } else {
+                "add `lookupcache=pos`"
+            },
         ));
     }
     findings
+}
+
+/// Which version of NFS client and server have agreed on.
+fn about_version(config: &Settings, trial: &Trial) -> Option<Finding> {
+    let version = trial.options.split(',').find_map(|option| option.strip_prefix("vers="))?;
+    let text = format!("{} is spoken to by NFS {version}", config.export);
+    Some(if matches!(version, "4.1" | "4.2") {
+        Finding::ok("nfs-version", text)
+    } else {
+        Finding::warning(
+            "nfs-version",
+            format!(
+                "{text}: sessions, by which a request that is sent again counts only once, came with 4.1"
+            ),
+            "let the server speak NFS 4.2 and use `nfsvers=4.2`, if it can",
+        )
+    })
 }
 
 fn about_amount(config: &Settings, source: &Path, survey: &Survey) -> Vec<Finding> {
@@ -227,7 +269,12 @@ fn owners(survey: &Survey, cx: &Context) -> Vec<(u32, u32)> {
     owners
 }
 
-async fn trial(config: &Settings, mounter: &impl Mounter, owners: Vec<(u32, u32)>) -> Result<Trial, Finding> {
+async fn trial(
+    config: &Settings,
+    cx: &Context,
+    mounter: &impl Mounter,
+    owners: Vec<(u32, u32)>,
+) -> Result<Trial, Finding> {
     let mounted = mounter.mounted(&config.mount).map_err(|error| {
         Finding::blocker("nfs-mount-point", error.to_string(), "see that /proc is mounted")
     })?;
@@ -241,7 +288,9 @@ async fn trial(config: &Settings, mounter: &impl Mounter, owners: Vec<(u32, u32)
         }
         Some(_) => {
             let mount = config.mount.clone();
-            tokio::task::spawn_blocking(move || look(&mount, &owners, "/proc/self/mountinfo")).await
+            let looked =
+                copying::look(cx, "trying the export", move || look(&mount, &owners, "/proc/self/mountinfo"));
+            looked.await.unwrap_or_else(|error| Err(error.to_string()))
         }
         None => {
             let taken = std::fs::read_dir(&config.mount).is_ok_and(|mut entries| entries.next().is_some());
@@ -252,10 +301,10 @@ async fn trial(config: &Settings, mounter: &impl Mounter, owners: Vec<(u32, u32)
                     "empty it, or choose another",
                 ));
             }
-            mounter.try_export(config, owners).await
+            let tried = mounter.try_export(config, owners).await;
+            tried.unwrap_or_else(|error| Err(format!("the trial broke off: {error}")))
         }
     };
-    let tried = tried.unwrap_or_else(|error| Err(format!("the trial broke off: {error}")));
     tried.map_err(|why| {
         Finding::blocker(
             "nfs-reachable",
@@ -266,9 +315,15 @@ async fn trial(config: &Settings, mounter: &impl Mounter, owners: Vec<(u32, u32)
     })
 }
 
-fn about_export(config: &Settings, cx: &Context, trial: &Trial, survey: &Survey) -> Vec<Finding> {
+fn about_export(
+    config: &Settings,
+    cx: &Context,
+    trial: &Trial,
+    survey: &Survey,
+    copied: (u64, u64),
+) -> Vec<Finding> {
     let probed = &trial.probed;
-    let mut findings = Vec::new();
+    let mut findings = Vec::from_iter(about_version(config, trial));
     let needed = [
         (
             Ability::Write,
@@ -331,7 +386,7 @@ fn about_export(config: &Settings, cx: &Context, trial: &Trial, survey: &Survey)
              user attributes)",
         ));
     }
-    findings.extend(about_room(config, trial, survey));
+    findings.extend(about_room(config, trial, survey, copied));
     findings.push(about_emptiness(config, cx, trial));
     if probed.clock_ahead_millis.abs() > CLOCK_MILLIS {
         findings.push(Finding::warning(
@@ -343,9 +398,11 @@ fn about_export(config: &Settings, cx: &Context, trial: &Trial, survey: &Survey)
     findings
 }
 
-fn about_room(config: &Settings, trial: &Trial, survey: &Survey) -> Vec<Finding> {
+/// Whether the rest fits; `copied` are entries and bytes that are there.
+fn about_room(config: &Settings, trial: &Trial, survey: &Survey, copied: (u64, u64)) -> Vec<Finding> {
     let probed = &trial.probed;
-    let needs = survey.bytes / 100 * ROOM_PERCENT;
+    let rest = |all: u64, copied: u64| (all / 100 * ROOM_PERCENT).saturating_sub(copied.min(all));
+    let needs = rest(survey.bytes, copied.1);
     let mut findings = Vec::new();
     let room =
         format!("{} has {} MiB free, the copy needs {}", config.export, probed.free_bytes >> 20, needs >> 20);
@@ -358,7 +415,7 @@ fn about_room(config: &Settings, trial: &Trial, survey: &Survey) -> Vec<Finding>
             "make room on the server, or leave the runtime caches out with `leave-out`",
         )
     });
-    let entries = survey.entries / 100 * ROOM_PERCENT;
+    let entries = rest(survey.entries, copied.0);
     if let Some(free) = probed.free_entries.filter(|free| *free < entries) {
         findings.push(Finding::blocker(
             "nfs-inodes",
@@ -437,3 +494,7 @@ pub fn plan(config: &Settings, cx: &Context) -> Result<Vec<Change>, StepError> {
     ));
     Ok(changes)
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! Runs the copier for a call: progress, stalls and cancellation go between it and the daemon.
 
-use connect_migrator_copy::{Content, Control, CopyError, Report, Verified};
+use connect_migrator_copy::{Content, Control, CopyError, Report, Verified, watching};
 use connect_migrator_sdk::{Context, Progress, StepError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs;
@@ -173,6 +173,18 @@ pub async fn run<T: Send + 'static>(
         work(&Control { cancel: &cancel, on_progress: &on_progress, total })
     });
     ran.await.unwrap_or_else(|error| Err(CopyError::Setting(format!("the copier broke off: {error}"))))
+}
+
+/// Looks at what may belong to a server that does not answer: on a thread of its own, and a wait is told.
+///
+/// # Errors
+/// What the looking answers.
+pub async fn look<T: Send + 'static>(
+    cx: &Context,
+    doing: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CopyError> {
+    run(cx, doing, None, move |control| Ok(watching(control, work))).await
 }
 
 /// A report in which nothing failed, or the error that tells what did.

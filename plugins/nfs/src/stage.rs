@@ -54,7 +54,9 @@ pub fn edits(mount: &Path) -> SourceEdits {
 /// When something else is mounted there, or it cannot be mounted.
 pub async fn mount(config: &Settings, cx: &Context, mounter: &impl Mounter) -> Result<String, StepError> {
     let unit = mounter.units_dir().join(unit_name(&config.mount));
-    let made_folder = !config.mount.exists();
+    // Where something is mounted it is not looked at: its server may not answer.
+    let mounted = mounter.mounted(&config.mount)?;
+    let made_folder = mounted.is_none() && !config.mount.exists();
     cx.record_undo(&Undo::Prepared { unit: unit.clone(), mount: config.mount.clone(), made_folder })?;
     if made_folder {
         fs::create_dir_all(&config.mount).map_err(|error| {
@@ -62,7 +64,7 @@ pub async fn mount(config: &Settings, cx: &Context, mounter: &impl Mounter) -> R
         })?;
     }
     let is_ours = fs::read_to_string(&unit).is_ok_and(|text| crate::units::is_ours(&text));
-    if let Some(mounted) = mounter.mounted(&config.mount)?
+    if let Some(mounted) = mounted
         && !is_ours
     {
         is_the_export(config, &mounted.what)?;
@@ -79,7 +81,7 @@ pub async fn mount(config: &Settings, cx: &Context, mounter: &impl Mounter) -> R
     Ok(format!("{} is mounted at {}, after a reboot too", config.export, config.mount.display()))
 }
 
-fn is_the_export(config: &Settings, what: &str) -> Result<(), StepError> {
+pub(crate) fn is_the_export(config: &Settings, what: &str) -> Result<(), StepError> {
     if what.trim_end_matches('/') == config.export.trim_end_matches('/') {
         return Ok(());
     }
@@ -113,8 +115,13 @@ pub async fn prepare(config: &Settings, cx: &Context, mounter: &impl Mounter) ->
     }
     let mounted = mount(config, cx, mounter).await?;
     if !Kept(cx.state_dir()).manifest().exists() {
-        let root = fs::metadata(&folders.mount).map_err(|error| {
-            StepError::new(format!("look at the export at {}", folders.mount.display())).because(error)
+        let tried = format!("look at the export at {}", folders.mount.display());
+        let path = folders.mount.clone();
+        let root = copying::look(cx, "looking at the export", move || fs::metadata(path))
+            .await
+            .map_err(|error| copying::failed(&tried, &error))?;
+        let root = root.map_err(|error| {
+            StepError::new(tried).because(error).remedy("see to the NFS server, then resume")
         })?;
         let (mode, uid, gid) = (root.mode() & 0o7777, root.uid(), root.gid());
         cx.record_undo(&Undo::Copied(Root { mode, uid, gid }))?;
@@ -221,8 +228,9 @@ pub async fn apply(config: &Settings, cx: &Context, mounter: &impl Mounter) -> R
         verified.entries, verified.files_read, verified.seconds
     );
     let mount = folders.mount.clone();
-    let since = copying::run(cx, "asking the NFS server for its time", None, move |_| copy::clock_of(&mount))
+    let since = copying::look(cx, "asking the NFS server for its time", move || copy::clock_of(&mount))
         .await
+        .and_then(|asked| asked)
         .map_err(|error| copying::failed("ask the NFS server for its time", &error))?;
     cx.record_undo(&Undo::Switched { config: cx.source().config.clone(), mount: folders.mount.clone() })?;
     copying::write_json(&kept.cutover(), &Cutover { seconds: since.seconds, nanos: since.nanos })?;

@@ -145,7 +145,7 @@ fn aside(folders: &Folders, cx: &Context) -> Result<PathBuf, StepError> {
         .map_err(|error| StepError::new(tried()).because(error).remedy("mend that, and roll back again"))?;
     let id = &cx.migration().id;
     if in_it {
-        return Ok(source.join(KEPT_IN_SOURCE).join(id.to_string()));
+        return Ok(source.join(KEPT_IN_SOURCE).join(id));
     }
     let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(source.with_file_name(format!("{name}.before-rollback-{id}")))
@@ -236,7 +236,12 @@ async fn take_down(
                     .but(format!("{foreign} on the export is, or holds, what others put there, and stays"));
             }
             if let Some(root) = root {
-                put_back_root(&mount, root)?;
+                let path = mount.clone();
+                copying::look(cx, "giving the export its owner and mode again", move || {
+                    put_back_root(&path, root)
+                })
+                .await
+                .map_err(|error| copying::failed("give the export its owner and mode again", &error))??;
             }
         }
     }

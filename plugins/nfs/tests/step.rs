@@ -29,13 +29,14 @@ struct Pretend {
     dir: PathBuf,
     mounted: AtomicBool,
     other: Option<&'static str>,
+    options: &'static str,
 }
 
 impl Mounter for Pretend {
     fn mounted(&self, _path: &Path) -> Result<Option<Mounted>, StepError> {
         let what = self.other.unwrap_or(EXPORT).to_owned();
         let there = self.mounted.load(SeqCst);
-        Ok(there.then(|| Mounted { what, kind: "nfs4".into(), options: "rw,hard".into() }))
+        Ok(there.then(|| Mounted { what, kind: "nfs4".into(), options: self.options.into() }))
     }
 
     async fn start(&self, unit: &Path) -> Result<(), StepError> {
@@ -59,7 +60,8 @@ impl Mounter for Pretend {
         settings: &Settings,
         owners: Vec<(u32, u32)>,
     ) -> Result<Result<Trial, String>, tokio::task::JoinError> {
-        Ok(look(&settings.mount, &owners, "/proc/self/mountinfo"))
+        let looked = look(&settings.mount, &owners, "/proc/self/mountinfo");
+        Ok(looked.map(|trial| Trial { options: "rw,vers=3,soft".into(), ..trial }))
     }
 }
 
@@ -90,7 +92,12 @@ impl House {
         let json = serde_json::json!({ "export": EXPORT, "mount": dir.path().join("mount"), "idle": false });
         House {
             settings: serde_json::from_value(json).unwrap(),
-            mounter: Pretend { dir: dir.path().join("units"), mounted: AtomicBool::new(false), other: None },
+            mounter: Pretend {
+                dir: dir.path().join("units"),
+                mounted: AtomicBool::new(false),
+                other: None,
+                options: "rw,hard",
+            },
             host: MemoryHost::new(),
             dir,
         }
@@ -206,6 +213,36 @@ async fn an_export_that_is_not_empty_is_refused_and_taken_down_again() {
     assert!(undone.left.is_empty(), "{undone:?}");
     assert!(!house.mounter.mounted.load(SeqCst), "it is unmounted");
     assert_eq!(fs::read_to_string(house.at("mount/theirs")).unwrap(), "x");
+}
+
+#[tokio::test]
+async fn options_and_version_in_effect_count_where_the_export_is_mounted_already() {
+    let mut house = House::new();
+    let has = |findings: &[Finding], key: &str| findings.iter().any(|finding| finding.key == key);
+    let findings = house.check().await;
+    // A trial's own options are not those of the mount to be.
+    assert!(!has(&findings, "nfs-soft") && !has(&findings, "nfs-lookupcache"), "{findings:#?}");
+    let version = findings.iter().find(|finding| finding.key == "nfs-version").unwrap();
+    assert!(version.severity == Severity::Warning && version.text.contains("NFS 3"), "{version:?}");
+    house.mounter.mounted.store(true, SeqCst);
+    house.mounter.options = "rw,vers=4.2,soft,lookupcache=pos";
+    let findings = house.check().await;
+    assert_eq!(blockers(&findings), ["nfs-soft"]);
+    house.mounter.options = "rw,vers=4.2,hard";
+    let findings = house.check().await;
+    assert!(blockers(&findings).is_empty() && has(&findings, "nfs-lookupcache"), "{findings:#?}");
+}
+
+#[tokio::test]
+async fn what_is_copied_already_needs_no_room_again() {
+    let house = House::new();
+    let data = 2 << 20;
+    fs::write(house.at("data/apps/large"), vec![7; data]).unwrap();
+    let _small = Small::with(house.at("mount"), "size=3m,mode=755");
+    house.prepare().await;
+    assert_eq!(blockers(&house.check().await), [""; 0]);
+    fs::write(house.at("data/apps/larger"), vec![7; data]).unwrap();
+    assert_eq!(blockers(&house.check().await), ["nfs-room"]);
 }
 
 #[tokio::test]
