@@ -67,7 +67,7 @@ fn thousands_of_folders_inside_each_other_take_few_descriptors() {
     lab::shell(&["python3", "-c", &program]);
     settle();
     let limited = format!(
-        "ulimit -Hn 256; exec {} copy {} {} --manifest {}",
+        "ulimit -n 256; exec {} copy {} {} --manifest {}",
         env!("CARGO_BIN_EXE_connect-migrator-copy"),
         lab.source.display(),
         lab.target.display(),
