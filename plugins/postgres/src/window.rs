@@ -305,9 +305,15 @@ async fn copy(
     .await?;
     // Whatever came of it, what is there now is written down first: rollback takes away this and nothing else.
     let mut inventories = Inventories::new();
+    let mut busy = None;
     for (which, door) in doors {
         let session = door.open().await?;
-        alone(&session).await?;
+        if ran.succeeded() {
+            // Its own sessions have ended with it: whoever is there looks on, and is no reason to go back.
+            tell_others(subject, &session).await?;
+        } else if let Err(error) = alone(&session).await {
+            busy.get_or_insert(error);
+        }
         let old = before.get(which).cloned().unwrap_or_default();
         let mut added = Inventory::read(&session).await?.since(&old);
         added.objects.retain(|object| object.owner == door.url.user);
@@ -318,6 +324,9 @@ async fn copy(
     if ran.cancelled {
         return Err(StepError::cancelled("copy the data with the product's tool"));
     }
+    if let Some(error) = busy {
+        return Err(error);
+    }
     if !ran.succeeded() {
         let said = if ran.tail.is_empty() { String::new() } else { format!(": {}", ran.tail.join(" / ")) };
         return Err(StepError::new(format!("copy the data with {}", migrate.display()))
@@ -325,6 +334,18 @@ async fn copy(
             .remedy(format!("its whole output is in {}", log.display())));
     }
     Ok(put)
+}
+
+async fn tell_others(subject: &Subject<'_>, session: &Session) -> Result<(), StepError> {
+    let others = objects::other_sessions(session).await?;
+    if !others.is_empty() {
+        subject.cx.warn(format!(
+            "{} was used by others while the data were copied: {}",
+            session.place,
+            others.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// Compares both sides ourselves.

@@ -71,6 +71,24 @@ async fn a_tool_that_fails_hangs_or_lies_is_found_and_everything_is_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_that_looks_on_when_the_tool_has_ended_well_is_no_failure() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let scene = Scene::new(PROGRAM, &cluster.database("watched")).await;
+    // By the same user: sessions of others are not shown to it.
+    let url = cluster.url("watched", "sslmode=require");
+    let looks_on = format!("env PGPASSWORD='{PASSWORD}' psql -X -c 'SELECT pg_sleep(90)' '{url}'");
+    let script = "$STANDIN migrate \"$@\" || exit $?\n[ \"$2\" = --config ] || exit 0\n";
+    scene.tool("migrate", &format!("{script}setsid {looks_on} >/dev/null 2>&1 &\nsleep 2"));
+    let before = (scene.config(), scene.sqlite());
+    scene.make(Op::Prepare).await;
+    scene.make(Op::Apply).await;
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                  WHERE datname = 'watched' AND query LIKE 'SELECT pg_sleep%'";
+    assert_eq!(cluster.sql("postgres", ended), "1", "it still looked on");
+    is_back(&scene, &cluster, "watched", &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tool_that_changes_a_value_behind_our_back_is_found() {
     let Some(cluster) = Cluster::shared() else { return };
     let scene = Scene::new(PROGRAM, &cluster.database("changed")).await;
