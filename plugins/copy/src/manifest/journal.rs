@@ -25,7 +25,9 @@ pub(crate) fn claim_prefix(token: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: Mutex<File>,
+    file: File,
+    /// One writes at a time; none waits while what was written is made to last.
+    writing: Mutex<()>,
     waiting: Mutex<Vec<u8>>,
 }
 
@@ -39,7 +41,10 @@ impl Journal {
         let file = locked(path)?;
         let manifest = Manifest::load(path)?;
         file.set_len(manifest.good_bytes).map_err(|error| failed("drop the torn end of", path, error))?;
-        Ok((Journal { path: path.into(), file: Mutex::new(file), waiting: Mutex::default() }, manifest))
+        Ok((
+            Journal { path: path.into(), file, writing: Mutex::default(), waiting: Mutex::default() },
+            manifest,
+        ))
     }
 
     /// Writes the header of a new manifest and makes it last, with its name.
@@ -63,14 +68,14 @@ impl Journal {
     /// Makes records last at once: what is written down before a change.
     pub(crate) fn write_now(&self, records: &[Record<'_>]) -> Result<(), CopyError> {
         self.write_soon(records)?;
-        held(&self.file).sync_data().map_err(|error| failed("write the manifest", &self.path, error))
+        self.make_last()
     }
 
     /// Writes records, which last with the next batch: a kill does not lose them, only a power cut may.
     pub(crate) fn write_soon(&self, records: &[Record<'_>]) -> Result<(), CopyError> {
         let mut bytes = Vec::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
-        held(&self.file).write_all(&bytes).map_err(|error| failed("write the manifest", &self.path, error))
+        self.write(&bytes)
     }
 
     /// Makes what waits last: first the target by `sync_target`, then the records. Nothing waiting: does nothing.
@@ -80,14 +85,17 @@ impl Journal {
             return Ok(());
         }
         sync_target()?;
-        self.append(&bytes)
+        self.write(&bytes)?;
+        self.make_last()
     }
 
-    fn append(&self, bytes: &[u8]) -> Result<(), CopyError> {
-        let mut file = held(&self.file);
-        file.write_all(bytes)
-            .and_then(|()| file.sync_data())
-            .map_err(|error| failed("write the manifest", &self.path, error))
+    fn write(&self, bytes: &[u8]) -> Result<(), CopyError> {
+        let _one = held(&self.writing);
+        (&self.file).write_all(bytes).map_err(|error| failed("write the manifest", &self.path, error))
+    }
+
+    fn make_last(&self) -> Result<(), CopyError> {
+        self.file.sync_data().map_err(|error| failed("write the manifest", &self.path, error))
     }
 
     /// Writes the manifest anew when most of it no longer counts.
@@ -115,9 +123,8 @@ impl Journal {
 // with it for that moment.
 impl Drop for Journal {
     fn drop(&mut self) {
-        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
         // It goes with the descriptor in any case.
-        let _ = rustix::fs::flock(&*file, rustix::fs::FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
     }
 }
 
