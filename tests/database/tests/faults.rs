@@ -174,6 +174,37 @@ async fn check_names_what_is_wrong_with_url_login_tls_database_and_rights() {
 
 /// Each file appears at one stage of `apply`; the call is killed when it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_names_what_is_wrong_with_the_installation() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let scene = Scene::new(PROGRAM, &cluster.database("unready")).await;
+    assert!(scene.findings().await.iter().all(|f| f.1 != "blocker"));
+    let whole = "exec $STANDIN migrate \"$@\"";
+    scene.tool("migrate", "echo no usage at all");
+    assert!(blocks(&scene, "tool").await);
+    std::fs::remove_file(scene.path("opt/bin/migrate")).unwrap();
+    assert!(blocks(&scene, "tool").await);
+    scene.tool("migrate", whole);
+    for (name, key) in [("opt/bin/rscadmin", "secret-key"), ("data/db/secret.key", "secret-key")] {
+        std::fs::rename(scene.path(name), scene.path("away")).unwrap();
+        assert!(blocks(&scene, key).await, "{name}");
+        std::fs::rename(scene.path("away"), scene.path(name)).unwrap();
+    }
+    let config = String::from_utf8(scene.config()).unwrap();
+    for provider in ["oracle", "postgres"] {
+        let other = config.replace("Provider = sqlite", &format!("Provider = {provider}"));
+        std::fs::write(scene.path("connect.gcfg"), other).unwrap();
+        assert!(blocks(&scene, "provider").await, "{provider}");
+    }
+    std::fs::write(scene.path("connect.gcfg"), config).unwrap();
+    for (name, _) in scene.sqlite() {
+        if name.contains(".db") {
+            std::fs::remove_file(scene.path("data/db").join(name)).unwrap();
+        }
+    }
+    assert!(blocks(&scene, "sqlite-files").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_any_two_stages_and_run_again_it_ends_the_same() {
     let Some(cluster) = Cluster::shared() else { return };
     let stages = [
