@@ -28,21 +28,27 @@ pub fn write_all(share: &Path) -> Tried {
     Ok(())
 }
 
-/// One page for the command and one for each of its commands that are not hidden.
+/// One page for the command and one for each of its commands that are not hidden, and for each of theirs.
 fn pages() -> Tried<Vec<(String, Vec<u8>)>> {
     let mut root = cli::command();
     root.build();
     let mut pages = vec![("connect-migrator.1".to_owned(), page(root.clone())?)];
-    for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
+    pages_below(&root, "connect-migrator", &mut pages)?;
+    Ok(pages)
+}
+
+fn pages_below(command: &clap::Command, above: &str, pages: &mut Vec<(String, Vec<u8>)>) -> Tried {
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         if command.get_name() == "help" {
             continue;
         }
-        let name = format!("connect-migrator-{}", command.get_name());
+        let name = format!("{above}-{}", command.get_name());
         let title: &'static str = Box::leak(name.clone().into_boxed_str());
         let of = command.clone().name(title).disable_help_subcommand(true);
         pages.push((format!("{name}.1"), page(of)?));
+        pages_below(command, &name, pages)?;
     }
-    Ok(pages)
+    Ok(())
 }
 
 fn page(command: clap::Command) -> Tried<Vec<u8>> {
@@ -69,7 +75,22 @@ mod tests {
             assert!(text(&format!("connect-migrator-{command}.1")).contains(".SH OPTIONS"));
             assert!(text("connect-migrator.1").contains(command));
         }
-        assert!(!pages.iter().any(|(name, _)| name.contains("daemon")));
+        assert!(!pages.iter().any(|(name, _)| name.contains("daemon") || name.contains("help")));
+    }
+
+    #[test]
+    fn every_page_that_a_page_names_is_there() {
+        let pages = pages().unwrap();
+        let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(names.contains(&"connect-migrator-plugins-show.1"), "{names:?}");
+        for (page, text) in &pages {
+            let text = String::from_utf8_lossy(text).replace("\\-", "-");
+            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "-()".contains(c)));
+            for word in words.filter(|word| word.starts_with("connect-migrator-") && word.ends_with("(1)")) {
+                let named = word.replace("(1)", ".1");
+                assert!(names.contains(&named.as_str()), "{page} names {named}, which is not there");
+            }
+        }
     }
 
     #[test]

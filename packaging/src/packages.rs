@@ -21,6 +21,8 @@ struct Package {
 
 /// Where the description of the .deb finds what is built.
 const BUILT: &str = "target/release/";
+/// At the root of the workspace.
+const LICENCE: &str = "LICENSE";
 
 const PACKAGES: [Package; 2] = [
     Package {
@@ -141,12 +143,18 @@ fn description_of(package: &Package, manifest: &Table, programs: &Path) -> Tried
         }
         assets.push(Value::Table(file));
     }
+    let name = deb.get("name").and_then(Value::as_str).ok_or_else(wrong)?;
+    let name = name.strip_suffix("-dev").map_or_else(|| name.to_owned(), |name| format!("{name}-devel"));
+    // In the .deb it is the file `copyright`, which the packer makes.
+    let mut licence = Table::new();
+    licence.insert("source".into(), LICENCE.into());
+    licence.insert("dest".into(), format!("/usr/share/licenses/{name}/{LICENCE}").into());
+    licence.insert("mode".into(), "644".into());
+    licence.insert("doc".into(), true.into());
+    assets.push(Value::Table(licence));
     let mut rpm = Table::new();
     rpm.insert("assets".into(), assets.into());
-    if let Some(name) = deb.get("name").and_then(Value::as_str) {
-        let name = name.strip_suffix("-dev").map_or_else(|| name.to_owned(), |name| format!("{name}-devel"));
-        rpm.insert("name".into(), name.into());
-    }
+    rpm.insert("name".into(), name.into());
     rpm.insert("summary".into(), package.summary.into());
     rpm.insert(
         "description".into(),
@@ -196,6 +204,7 @@ mod tests {
             let rpm = &description["package"]["metadata"]["generate-rpm"];
             let assets = rpm["assets"].as_array().unwrap();
             let files: Vec<&str> = assets.iter().map(|a| a["dest"].as_str().unwrap()).collect();
+            assert!(files.iter().any(|file| file.starts_with("/usr/share/licenses/")), "{files:?}");
             for asset in manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap() {
                 let dest = asset[1].as_str().unwrap();
                 assert!(dest.contains("lintian") || files.contains(&on_rpm(dest).as_str()), "{dest}");
@@ -207,6 +216,14 @@ mod tests {
                 assert!(source.starts_with("target/") || there, "{source}");
             }
         }
+    }
+
+    #[test]
+    fn every_published_schema_is_shipped() {
+        let manifest = manifest("daemon").unwrap();
+        let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap();
+        let shipped = |asset: &Value| asset[0].as_str() == Some("../packaging/schema/*.json");
+        assert!(assets.iter().any(shipped), "{assets:?}");
     }
 
     #[test]
