@@ -50,7 +50,7 @@ pub(super) struct InitArguments {
 /// Writes the runbook.
 pub(super) async fn run(instance: &Instance, arguments: &InitArguments) -> Exit {
     let path = instance.runbook_path();
-    if path.exists() && !arguments.print && !arguments.force {
+    if is_there(&path) && !arguments.print && !arguments.force {
         let error = format!(
             "{} exists already, and was left as it is; `--print` shows what would be written, `--force` replaces it and keeps a copy",
             path.display()
@@ -96,20 +96,37 @@ fn put(path: &Path, text: &str) -> std::io::Result<Option<PathBuf>> {
     }
     let part = path.with_extension("toml.part");
     let _ = std::fs::remove_file(&part);
-    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o644).open(&part)?;
+    let put = put_by_way_of(&part, path, text);
+    if put.is_err() {
+        // What is left of it would be in the way of nothing, but nothing was to be changed.
+        let _ = std::fs::remove_file(&part);
+    }
+    put
+}
+
+fn put_by_way_of(part: &Path, path: &Path, text: &str) -> std::io::Result<Option<PathBuf>> {
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o644).open(part)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    if !path.exists() {
+    if !is_there(path) {
         // A link fails where a rename would overwrite a file that somebody has just made.
-        std::fs::hard_link(&part, path)?;
-        std::fs::remove_file(&part)?;
+        std::fs::hard_link(part, path)?;
+        std::fs::remove_file(part)?;
         return Ok(None);
     }
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let kept = path.with_extension(format!("toml.before-{stamp}"));
     std::fs::hard_link(path, &kept)?;
-    std::fs::rename(&part, path)?;
+    if let Err(error) = std::fs::rename(part, path) {
+        let _ = std::fs::remove_file(&kept);
+        return Err(error);
+    }
     Ok(Some(kept))
+}
+
+/// Also a link that leads nowhere is there.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 #[cfg(test)]
@@ -125,5 +142,25 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(std::fs::read_to_string(kept).unwrap(), "one");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_runbook_that_cannot_be_put_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("prod.toml");
+        std::fs::create_dir(&path).unwrap();
+        assert!(put(&path, "one").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_replaced_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("prod.toml");
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert!(is_there(&path));
+        let kept = put(&path, "one").unwrap().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one");
+        assert_eq!(std::fs::read_link(kept).unwrap(), Path::new("nowhere"));
     }
 }

@@ -3,7 +3,7 @@
 use super::InitArguments;
 use super::content::{self, Content};
 use super::proxy::{self, Site};
-use super::storage::Storage;
+use super::storage::{self, Storage};
 use crate::instance::{Instance, Plugins};
 use crate::systemd::credentials::{CredentialError, Credentials};
 use crate::systemd::units::Units;
@@ -114,6 +114,10 @@ pub(super) async fn look(instance: &Instance, arguments: &InitArguments, key: Op
         (Some(_), None) => Some(Err("where Connect answers is not known".to_owned())),
         (None, _) => None,
     };
+    let nfs_mount = match &installation {
+        Ok(connect) => storage::free_mount(&connect.data_dir, arguments.nfs_export.as_deref()),
+        Err(_) => storage::MOUNT.into(),
+    };
     let credentials = Credentials::from_environment();
     let is_stored =
         |name: &&'static str| !matches!(credentials.find(name), Err(CredentialError::Missing { .. }));
@@ -123,7 +127,7 @@ pub(super) async fn look(instance: &Instance, arguments: &InitArguments, key: Op
         config: source.config,
         unit_state: unit_state(&source.unit).await,
         installation,
-        engine: engine(&Plugins::installed(&instance.plugin_dirs())),
+        engine: engine(Path::new("/"), &Plugins::installed(&instance.plugin_dirs())),
         site,
         publish,
         content,
@@ -132,7 +136,7 @@ pub(super) async fn look(instance: &Instance, arguments: &InitArguments, key: Op
         registries: arguments.registry.clone(),
         postgres_url: arguments.postgres_url.clone(),
         nfs_export: arguments.nfs_export.clone(),
-        nfs_mount: "/mnt/connect".into(),
+        nfs_mount,
         parallelism: std::thread::available_parallelism().map_or(1, usize::from).min(PARALLELISM_MAX),
     }
 }
@@ -170,13 +174,13 @@ async fn unit_state(unit: &str) -> Result<String, String> {
     Ok(format!("{} ({}), {enabled}", status.active_state, status.sub_state))
 }
 
-fn engine(installed: &Plugins) -> Result<Engine, String> {
+fn engine(root: &Path, installed: &Plugins) -> Result<Engine, String> {
     let seen = |name: &'static str, places: &[&str]| {
-        let place = places.iter().find(|place| Path::new(place).exists())?;
-        installed.0.contains_key(name).then(|| (name, (*place).to_owned()))
+        let place = places.iter().find(|place| is_of(name, &root.join(place)))?;
+        installed.0.contains_key(name).then(|| (name, format!("/{place}")))
     };
-    let docker = seen("docker", &["/run/docker.sock", "/usr/bin/dockerd"]);
-    let podman = seen("podman", &["/run/podman/podman.sock", "/usr/bin/podman"]);
+    let docker = seen("docker", &["run/docker.sock", "usr/bin/dockerd"]);
+    let podman = seen("podman", &["run/podman/podman.sock", "usr/bin/podman"]);
     match (docker, podman) {
         (Some((name, found)), other) => Ok(Engine { name, found, other: other.map(|(name, _)| name) }),
         (None, Some((name, found))) => Ok(Engine { name, found, other: None }),
@@ -186,8 +190,45 @@ fn engine(installed: &Plugins) -> Result<Engine, String> {
     }
 }
 
+/// Whether a socket or program is there and is this engine's own: podman-docker links Docker's socket to Podman's.
+fn is_of(engine: &str, place: &Path) -> bool {
+    let Ok(real) = place.canonicalize() else { return false };
+    engine != "docker" || !real.components().any(|part| part.as_os_str().to_string_lossy().contains("podman"))
+}
+
 fn free_port() -> Result<u16, String> {
     (FIRST_PORT..FIRST_PORT + PORTS_TRIED)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .ok_or_else(|| format!("the ports from {FIRST_PORT} on are all in use"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::PluginRef;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_socket_of_podman_under_the_name_of_dockers_is_no_docker() {
+        let plugins =
+            ["docker", "podman"].map(|name| (name.to_owned(), PluginRef::File(format!("/{name}.so").into())));
+        let plugins = Plugins(plugins.into_iter().collect());
+        let root = tempfile::Builder::new().prefix("host").tempdir().unwrap();
+        let run = root.path().join("run");
+        std::fs::create_dir_all(run.join("podman")).unwrap();
+        assert!(engine(root.path(), &plugins).is_err());
+
+        std::fs::write(run.join("podman/podman.sock"), "").unwrap();
+        symlink("podman/podman.sock", run.join("docker.sock")).unwrap();
+        let found = engine(root.path(), &plugins).unwrap();
+        assert_eq!((found.name, found.other), ("podman", None));
+
+        std::fs::remove_file(run.join("docker.sock")).unwrap();
+        std::fs::write(run.join("docker.sock"), "").unwrap();
+        let found = engine(root.path(), &plugins).unwrap();
+        assert_eq!(
+            (found.name, found.found.as_str(), found.other),
+            ("docker", "/run/docker.sock", Some("podman"))
+        );
+    }
 }

@@ -6,6 +6,35 @@ use std::path::{Path, PathBuf};
 const SHARED: [&str; 10] =
     ["nfs", "nfs4", "ceph", "fuse.ceph", "fuse.glusterfs", "lustre", "gpfs", "beegfs", "gfs2", "ocfs2"];
 
+/// Where an export is mounted, unless that place is taken.
+pub(super) const MOUNT: &str = "/mnt/connect";
+/// Where else; numbers follow after these.
+const OTHER_MOUNTS: [&str; 2] = ["/mnt/connect-data", "/srv/connect-data"];
+/// How many numbers are tried.
+const MOUNTS_TRIED: usize = 100;
+
+/// A place to mount `export` at: none that holds the data to be copied, lies among them, or has something of its own.
+pub(super) fn free_mount(data_dir: &Path, export: Option<&str>) -> PathBuf {
+    let data = data_dir.canonicalize().unwrap_or_else(|_| data_dir.into());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    first_free(|place| {
+        let apart = |data: &Path| !data.starts_with(place) && !place.starts_with(data);
+        // What is mounted there may be the export already.
+        let free = match Storage::holding(place, &mounts) {
+            Some(held) if held.at == place => Some(held.source.as_str()) == export,
+            _ => std::fs::read_dir(place).map_or(!place.exists(), |mut entries| entries.next().is_none()),
+        };
+        apart(&data) && apart(data_dir) && free
+    })
+}
+
+fn first_free(is_free: impl Fn(&Path) -> bool) -> PathBuf {
+    let numbered = (2..MOUNTS_TRIED).map(|number| PathBuf::from(format!("{MOUNT}-{number}")));
+    let mut places = [MOUNT].into_iter().chain(OTHER_MOUNTS).map(PathBuf::from).chain(numbered);
+    // None: the check of the step says what is wrong with it.
+    places.find(|place| is_free(place)).unwrap_or_else(|| MOUNT.into())
+}
+
 /// The file system that holds a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Storage {
@@ -53,6 +82,16 @@ impl Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_export_is_not_mounted_over_the_data_that_are_copied_to_it() {
+        for data in ["/mnt/connect", "/mnt/connect/data", "/mnt"] {
+            let found = free_mount(Path::new(data), Some("nas:/export"));
+            assert!(!found.starts_with(data) && !Path::new(data).starts_with(&found), "{data}: {found:?}");
+        }
+        assert_eq!(first_free(|place| place != Path::new(MOUNT)), Path::new("/mnt/connect-data"));
+        assert_eq!(first_free(|_| false), Path::new(MOUNT));
+    }
 
     #[test]
     fn the_nearest_and_last_mount_holds_a_folder() {
