@@ -52,6 +52,14 @@ enum Line {
     Other,
 }
 
+/// An item as the rebuild listed it before it began.
+#[derive(Deserialize)]
+struct Item {
+    guid: String,
+    name: String,
+    owner: String,
+}
+
 /// The items of a rebuild: those that failed first. `details` is what the step itself told.
 #[must_use]
 pub fn builds(folder: &Path, details: &Value) -> Vec<Build> {
@@ -67,6 +75,13 @@ pub fn builds(folder: &Path, details: &Value) -> Vec<Build> {
                 build.error = error;
             }
             Line::Other => {}
+        }
+    }
+    // One object after the other, without line ends; the last may be half-written.
+    let listed = read(&folder.join("items"), JOURNAL_MAX_BYTES);
+    for item in serde_json::Deserializer::from_str(&listed).into_iter::<Item>().map_while(Result::ok) {
+        if let Some(build) = all.get_mut(&item.guid) {
+            (build.name, build.owner) = (item.name, item.owner);
         }
     }
     for failed in details.get("failed").and_then(Value::as_array).into_iter().flatten() {
@@ -117,6 +132,9 @@ mod tests {
             {\"event\":\"built\",\"guid\":\"a\",\"bundle\":\"1\"}\n\
             {\"event\":\"failed\",\"guid\":\"b\",\"bundle\":\"1\",\"error\":\"no R\",\"again\":true}\nhalf a li";
         std::fs::write(dir.path().join("builds.jsonl"), journal).unwrap();
+        let listed = "{\"guid\":\"a\",\"name\":\"Stock\",\"owner\":\"bob\",\"bundle\":\"1\"}\
+            {\"guid\":\"c\",\"name\":\"Not begun\",\"owner\":\"bob\",\"bundle\":\"1\"}{\"guid\":";
+        std::fs::write(dir.path().join("items"), listed).unwrap();
         std::fs::create_dir(dir.path().join("logs")).unwrap();
         std::fs::write(dir.path().join("logs/b.log"), "R 3 is missing").unwrap();
         let details = serde_json::json!({"failed": [{"guid": "b", "name": "Sales", "owner": "ann", "error": "no R 3"}]});
@@ -127,5 +145,6 @@ mod tests {
             ("Sales", "no R 3", "R 3 is missing")
         );
         assert!(!first.built && second.built);
+        assert_eq!((second.name.as_str(), second.owner.as_str()), ("Stock", "bob"));
     }
 }
