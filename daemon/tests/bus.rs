@@ -15,6 +15,7 @@ use connect_migrator::engine::{Command as Asked, Note, Observer, Reply};
 use connect_migrator::instance::Instance;
 use connect_migrator::service::Teller;
 use connect_migrator::state::{Event, MayDo, MemoryStore, Outline, Phase, Store, View};
+use connect_migrator::systemd::journal::{Priority, ids};
 use connect_migrator::systemd::notify::Notify;
 use connect_migrator::systemd::units::BusAddress;
 use connect_migrator_sdk::Progress;
@@ -316,6 +317,25 @@ async fn an_event_is_told_by_a_signal_and_changes_the_properties() {
             assert_eq!(Vec::<String>::try_from(changed["MayDo"].clone()).unwrap(), ["rollback"]);
             break;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_around_the_migration_is_told_by_signals_too() {
+    let scene = scene(None).await;
+    let mut signals = listen(&scene).await;
+    let left = Duration::from_secs(60);
+    scene.teller.note(&Note::Soaked { broken: Some("no answer from /__ping__"), left });
+    scene.teller.failed("could not write the report");
+    scene.teller.aside(ids::ASKED_TO_STOP, Priority::Notice, "asked to stop: parks now");
+    for expected in [
+        ("soak-broken", "soak: no answer from /__ping__"),
+        ("daemon-failed", "could not write the report"),
+        ("asked-to-stop", "asked to stop: parks now"),
+    ] {
+        let event = next(&mut signals, "Event").await;
+        let told: (String, String, String, String, String) = event.body().deserialize().unwrap();
+        assert_eq!((told.1.as_str(), told.4.as_str()), expected);
     }
 }
 

@@ -72,8 +72,16 @@ impl Runbook {
     /// # Errors
     /// When the file is missing, no file, unreadable, larger than [`MAX_RUNBOOK_BYTES`], not UTF-8, or has mistakes.
     pub fn load(path: &Path) -> Result<Runbook, RunbookError> {
-        let text = read_text(path)?;
+        let text = Runbook::read(path)?;
         Runbook::parse(&path.display().to_string(), &text).map_err(RunbookError::Invalid)
+    }
+
+    /// Reads the text, whatever its mistakes.
+    ///
+    /// # Errors
+    /// As [`Runbook::load`], but for mistakes.
+    pub fn read(path: &Path) -> Result<String, RunbookError> {
+        read_text(path)
     }
 }
 

@@ -90,7 +90,7 @@ async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> 
         return Ok(Begun::Ended(Box::new(view), end, lock));
     }
     let (launcher, caller) =
-        launchers(instance, steps, &view).await.map_err(|error| (Exit::Failed, error))?;
+        launchers(instance, steps, &view, teller).await.map_err(|error| (Exit::Failed, error))?;
     let Recovered { plan, begins } = recover::recover(instance, store.as_ref(), launcher.as_ref())
         .await
         .map_err(|error| unusable(&error))?;
@@ -118,6 +118,7 @@ async fn launchers(
     instance: &Instance,
     steps: StepsRunAs,
     view: &View,
+    teller: &Teller,
 ) -> Result<(Arc<dyn Launcher>, HostCaller), String> {
     let transient = match Units::system().await {
         Ok(units) => {
@@ -130,7 +131,7 @@ async fn launchers(
             if steps == StepsRunAs::Units {
                 let why =
                     format!("steps run as children of the daemon, because systemd cannot be asked: {error}");
-                journal::say(instance.name(), journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
+                teller.aside(journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
             }
             None
         }
@@ -155,10 +156,15 @@ async fn wrap_up(instance: &Instance, view: &View, teller: &Teller) {
         teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
     }
     if view.closed.is_some() {
-        recover::arm(instance, false).await;
+        recover::arm(instance, false, teller).await;
         // Last: it tells the next start that nothing is left to do.
-        recover::tidy(instance, view);
+        recover::tidy(instance, view, teller);
     }
+}
+
+/// Whether a start has done what it is for: the checks have passed, or it carries out what was decided before.
+fn has_started(view: &View) -> bool {
+    view.decision.is_some() || view.calls.iter().any(|call| call.op != Op::Check)
 }
 
 fn exit_of(end: &End) -> Exit {
@@ -181,12 +187,12 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
             None
         }
     };
-    if let Err(error) = park_on_signals(instance.name(), send) {
+    if let Err(error) = park_on_signals(teller, send) {
         teller
             .failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
     }
-    recover::arm(instance, true).await;
-    if engine.view().calls.iter().any(|call| call.op != Op::Check) {
+    recover::arm(instance, true, teller).await;
+    if has_started(&engine.view()) {
         teller.ready();
     }
     let result = engine.run(&mut commands).await;
@@ -206,8 +212,8 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
 }
 
 /// `systemctl stop` parks the run; so does Ctrl-C in the foreground.
-fn park_on_signals(instance: &str, commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
-    let instance = instance.to_owned();
+fn park_on_signals(teller: &Arc<Teller>, commands: mpsc::Sender<(Command, Reply)>) -> std::io::Result<()> {
+    let teller = Arc::clone(teller);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -222,9 +228,27 @@ fn park_on_signals(instance: &str, commands: mpsc::Sender<(Command, Reply)>) -> 
             }
             if let Ok(Ok(text)) = answer.await {
                 let told = format!("asked to stop: {text}");
-                journal::say(&instance, journal::ids::ASKED_TO_STOP, journal::Priority::Notice, &told);
+                teller.aside(journal::ids::ASKED_TO_STOP, journal::Priority::Notice, &told);
             }
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Cause, Event, MemoryStore};
+
+    #[test]
+    fn a_start_that_carries_out_a_decision_is_ready_before_it_does() {
+        let store = MemoryStore::default();
+        let check =
+            Event::Intent { call: 1, place: 0, step: "a".into(), op: Op::Check, of: None, attempt: 1 };
+        store.append(&check).unwrap();
+        assert!(!has_started(&View::of(&store.load().unwrap())));
+        let cause = Cause { step: None, op: None, why: String::new(), remedy: String::new() };
+        store.append(&Event::RollbackDecided { cause }).unwrap();
+        assert!(has_started(&View::of(&store.load().unwrap())));
+    }
 }

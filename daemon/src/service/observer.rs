@@ -145,6 +145,12 @@ impl Teller {
         self.notify.status(why.lines().next().unwrap_or_default());
     }
 
+    /// Something happened around the migration that does not change its way.
+    pub fn aside(&self, id: MessageId, priority: Priority, text: &str) {
+        self.say(Some(id), priority, None, None, text);
+    }
+
+    /// To the journal, and what has a kind to the bus too.
     fn say(
         &self,
         message_id: Option<MessageId>,
@@ -154,6 +160,15 @@ impl Teller {
         message: &str,
     ) {
         let shown = self.shown();
+        if let Some(id) = message_id {
+            // Nobody may listen.
+            let _ = self.news.send(News {
+                id,
+                step: step.unwrap_or_default().into(),
+                phase: shown.phase.clone(),
+                text: message.lines().next().unwrap_or_default().into(),
+            });
+        }
         Entry {
             priority,
             message,
@@ -219,13 +234,6 @@ impl Teller {
             Some(uses.split('/').next().unwrap_or(uses).to_owned())
         });
         if let Some(message) = &message {
-            // Nobody may listen.
-            let _ = self.news.send(News {
-                id,
-                step: step.clone().unwrap_or_default(),
-                phase: phase.into(),
-                text: message.lines().next().unwrap_or_default().into(),
-            });
             self.say(Some(id), priority, step.as_deref(), plugin.as_deref(), message);
         }
         if let Some(status) = status.or(message) {

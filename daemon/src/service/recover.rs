@@ -1,10 +1,11 @@
 //! What a start finds: an open migration to go on with, or none.
 
+use super::Teller;
 use crate::engine::Plan;
 use crate::host::{Launcher, PluginRef};
 use crate::instance::{self, AssembleError, Instance, PinError, Plugins};
 use crate::runbook::{Runbook, RunbookError};
-use crate::state::{Decision, Event, Store, StoreError, View};
+use crate::state::{Event, Store, StoreError, View};
 use crate::systemd::journal;
 use crate::systemd::units::Units;
 use std::collections::BTreeMap;
@@ -82,20 +83,11 @@ async fn resume(
     else {
         return begin(instance, launcher).await;
     };
-    let path = instance.runbook_path();
-    // The way back needs no new runbook; the way on must be the one that was begun.
-    if !matches!(view.decision, Some(Decision::Rollback { .. })) {
-        let now = Runbook::load(&path)?;
-        if now.text() != pinned {
-            let diff = similar::TextDiff::from_lines(pinned.as_str(), now.text());
-            let diff = diff.unified_diff().header("as it was", "as it is now").to_string();
-            return Err(RecoverError::Changed {
-                path: path.display().to_string(),
-                diff,
-                instance: instance.name().into(),
-            });
-        }
+    // What was decided is carried out with the runbook as it was; to go on undecided, it must still be that one.
+    if view.decision.is_none() {
+        is_unchanged(instance, pinned)?;
     }
+    let path = instance.runbook_path();
     let runbook = Runbook::parse(&path.display().to_string(), pinned)
         .map_err(|diagnostics| RecoverError::Assemble(AssembleError::Runbook(diagnostics)))?;
     let mut plugins: BTreeMap<String, PluginRef> =
@@ -107,8 +99,24 @@ async fn resume(
     Ok(Recovered { plan: assembled.plan, begins: None })
 }
 
+/// The runbook is the one that the migration began with.
+fn is_unchanged(instance: &Instance, pinned: &str) -> Result<(), RecoverError> {
+    let path = instance.runbook_path();
+    let now = match Runbook::read(&path) {
+        // The difference shows it whole: that is how it can be put back.
+        Err(RunbookError::Missing { .. }) => String::new(),
+        read => read?,
+    };
+    if now == pinned {
+        return Ok(());
+    }
+    let diff = similar::TextDiff::from_lines(pinned, &now);
+    let diff = diff.unified_diff().header("as it was", "as it is now").to_string();
+    Err(RecoverError::Changed { path: path.display().to_string(), diff, instance: instance.name().into() })
+}
+
 /// Lets the run go on after a reboot: enables the unit for the time of the migration, unless it is enabled anyway.
-pub(super) async fn arm(instance: &Instance, on: bool) {
+pub(super) async fn arm(instance: &Instance, on: bool, teller: &Teller) {
     let marker = instance.state_dir().join(ARMED);
     let unit = instance.unit();
     let result = async {
@@ -127,12 +135,8 @@ pub(super) async fn arm(instance: &Instance, on: bool) {
     };
     if let Err(error) = result.await {
         let what = if on { "enable" } else { "disable" };
-        journal::say(
-            instance.name(),
-            journal::ids::AROUND_FAILED,
-            journal::Priority::Warning,
-            &format!("could not {what} {unit} for the time of the migration: {error}"),
-        );
+        let why = format!("could not {what} {unit} for the time of the migration: {error}");
+        teller.aside(journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
     }
 }
 
@@ -143,18 +147,71 @@ pub(super) fn is_tidy(instance: &Instance, view: &View) -> bool {
 
 /// Removes what was kept for the time of the migration only: outcomes of calls, and last the plugins. The steps' folders stay: they
 /// hold the logs of rebuilt content.
-pub(super) fn tidy(instance: &Instance, view: &View) {
+pub(super) fn tidy(instance: &Instance, view: &View, teller: &Teller) {
     let calls = instance.calls_dir().join(view.migration());
     for dir in [calls, instance.program_dir(), instance.pinned_plugins_dir(view.migration())] {
         if let Err(error) = std::fs::remove_dir_all(&dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            journal::say(
-                instance.name(),
-                journal::ids::AROUND_FAILED,
-                journal::Priority::Warning,
-                &format!("could not remove {}: {error}", dir.display()),
-            );
+            let why = format!("could not remove {}: {error}", dir.display());
+            teller.aside(journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::ChildLauncher;
+    use crate::state::{Cause, MemoryStore, Outline};
+
+    const RUNBOOK: &str = "version = 1\n[[step]]\nid = \"stop\"\nuses = \"systemd/stop\"\n";
+
+    /// What a start makes of an open migration whose runbook is now this one.
+    fn recovered(now: Option<&str>, decided: Option<Event>) -> Result<Recovered, RecoverError> {
+        let root = tempfile::tempdir().unwrap();
+        let instance = Instance::below(root.path(), "prod").unwrap();
+        let path = instance.runbook_path();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if let Some(now) = now {
+            std::fs::write(&path, now).unwrap();
+        }
+        let store = MemoryStore::default();
+        let started = Event::Started {
+            migration: "m".into(),
+            instance: "prod".into(),
+            runbook: RUNBOOK.into(),
+            runbook_digest: String::new(),
+            plugins: BTreeMap::new(),
+            version: "0".into(),
+            outline: Outline::default(),
+        };
+        for event in [started, Event::SoakStarted, Event::Parked].into_iter().chain(decided) {
+            store.append(&event).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(recover(&instance, &store, &ChildLauncher::default()))
+    }
+
+    #[test]
+    fn what_was_decided_is_carried_out_whatever_became_of_the_runbook() {
+        let why = "an operator asked for it".into();
+        let back =
+            Event::RollbackDecided { cause: Cause { step: None, op: None, why, remedy: String::new() } };
+        for decided in [Event::CommitDecided { by: "operator".into() }, back] {
+            for now in [None, Some("half a"), Some(RUNBOOK)] {
+                let found = recovered(now, Some(decided.clone())).unwrap();
+                assert_eq!(found.plan.steps.len(), 1, "{decided:?}, {now:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_decision_another_runbook_is_refused_with_the_difference() {
+        assert!(recovered(Some(RUNBOOK), None).is_ok());
+        for now in [None, Some("half a")] {
+            let error = recovered(now, None).err().unwrap().to_string();
+            assert!(error.contains("-uses = \"systemd/stop\"") && error.contains("rollback prod"), "{error}");
         }
     }
 }
