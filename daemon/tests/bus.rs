@@ -178,10 +178,12 @@ fn text(out: &Output) -> String {
 }
 
 /// Each method with the action that it needs and what then reaches the engine.
-const METHODS: [(&str, &str, Option<Asked>); 3] = [
+const METHODS: [(&str, &str, Option<Asked>); 5] = [
     ("Rollback", "org.connect-migrator.rollback", Some(Asked::Rollback)),
+    ("Abort", "org.connect-migrator.rollback", Some(Asked::Abort)),
     ("Commit", "org.connect-migrator.commit", Some(Asked::Commit)),
     ("Park", "org.connect-migrator.run", Some(Asked::Park)),
+    ("Resume", "org.connect-migrator.run", Some(Asked::Resume)),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ pub enum Action {
     View,
     /// To look at every prerequisite again.
     Check,
-    /// To park the run.
+    /// To park the run, or to let it go on.
     Run,
     /// To take the way back.
     Rollback,

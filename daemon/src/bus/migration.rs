@@ -65,6 +65,18 @@ impl Migration {
         self.ask(Command::Rollback).await
     }
 
+    /// Takes the way back, unless users work on the new server already. Answers what will happen. Needs
+    /// `org.connect-migrator.rollback`.
+    #[zbus(out_args("answer"))]
+    async fn abort(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Rollback).await?;
+        self.ask(Command::Abort).await
+    }
+
     /// Ends the soak. Answers what will happen. Needs `org.connect-migrator.commit`.
     #[zbus(out_args("answer"))]
     async fn commit(
@@ -85,6 +97,18 @@ impl Migration {
     ) -> fdo::Result<String> {
         self.allow(connection, &header, Action::Run).await?;
         self.ask(Command::Park).await
+    }
+
+    /// Takes a `Park` back that has not been carried out yet. Answers what will happen; what is parked already goes on when its
+    /// unit is started. Needs `org.connect-migrator.run`.
+    #[zbus(out_args("answer"))]
+    async fn resume(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Run).await?;
+        self.ask(Command::Resume).await
     }
 
     /// Looks at every prerequisite, as `connect-migrator check --json` does, and answers the same. Needs

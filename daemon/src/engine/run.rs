@@ -41,10 +41,16 @@ pub enum EngineError {
 /// What an operator asks of a running engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Stop at the next safe point.
+    /// Stop at the next safe point, unless [`Command::Resume`] comes first.
     Park,
+    /// Stop at the next safe point in any case: systemd waits for the end of this process, and kills it if it does not come.
+    Stop,
+    /// Take a [`Command::Park`] back that has not been carried out yet.
+    Resume,
     /// Take the way back.
     Rollback,
+    /// Take the way back, unless users work on the new server already.
+    Abort,
     /// End the soak now.
     Commit,
 }
@@ -105,8 +111,8 @@ pub enum Note<'a> {
         /// See above.
         busy: bool,
     },
-    /// A command to park was taken.
-    Parking,
+    /// A command to park was taken; `false`: and taken back.
+    Parking(bool),
 }
 
 /// Who is told.
@@ -147,6 +153,8 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     clock: Arc<dyn Clock>,
     park: bool,
+    /// systemd ends this process: the park is not taken back.
+    stop: bool,
     rollback: bool,
     commit: bool,
 }
@@ -173,6 +181,7 @@ impl Engine {
             observer,
             clock,
             park: false,
+            stop: false,
             rollback: false,
             commit: false,
         })
@@ -270,17 +279,31 @@ impl Engine {
         };
         let answer = match command {
             _ if !view.is_open() => Err("the migration is over".to_owned()),
-            Command::Park if in_window(&view) => {
+            Command::Park | Command::Stop => {
                 self.park = true;
-                self.observer.note(&Note::Parking);
-                Ok("parks as soon as users are served again".into())
+                self.stop |= *command == Command::Stop;
+                self.observer.note(&Note::Parking(true));
+                if in_window(&view) {
+                    Ok("parks as soon as users are served again".into())
+                } else {
+                    Ok(interrupt("parks"))
+                }
             }
-            Command::Park => {
-                self.park = true;
-                self.observer.note(&Note::Parking);
-                Ok(interrupt("parks"))
+            Command::Resume if self.stop => {
+                Err("systemd is stopping it: it parks, and can be resumed once it has".into())
             }
-            Command::Rollback => match &view.decision {
+            Command::Resume if self.park => {
+                self.park = false;
+                self.observer.note(&Note::Parking(false));
+                Ok("goes on: the pause was taken back before it parked".into())
+            }
+            Command::Resume => Ok("runs already".into()),
+            Command::Abort if view.soak_since.is_some() => {
+                Err("users already work on the new server: there is nothing to abort any more; `rollback` goes back to the host, \
+                     `commit` stays in the container"
+                    .into())
+            }
+            Command::Rollback | Command::Abort => match &view.decision {
                 Some(crate::state::Decision::Commit { .. }) => {
                     Err("it is already committed: there is no way back".into())
                 }

@@ -1,5 +1,7 @@
 //! The engine on a simulated world: killed at every append, on the way there and on the way back.
 
+mod asked;
+
 use super::*;
 use crate::host::{Listener, PluginRef};
 use crate::runbook::{OnFailure, Soak, Then, Timeouts};

@@ -223,7 +223,7 @@ fn park_on_signals(teller: &Arc<Teller>, commands: mpsc::Sender<(Command, Reply)
                 _ = interrupt.recv() => {}
             }
             let (reply, answer) = oneshot::channel();
-            if commands.send((Command::Park, reply)).await.is_err() {
+            if commands.send((Command::Stop, reply)).await.is_err() {
                 return;
             }
             if let Ok(Ok(text)) = answer.await {

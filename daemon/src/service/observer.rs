@@ -421,7 +421,7 @@ impl Observer for Teller {
                     self.notify.extend_timeout(Duration::from_secs(EXTEND_TIMEOUT_SECS));
                 }
             }
-            Note::Parking => self.stopping.store(true, Ordering::Relaxed),
+            Note::Parking(parks) => self.stopping.store(*parks, Ordering::Relaxed),
         }
     }
 }
