@@ -76,6 +76,19 @@ impl Tree {
         found
     }
 
+    /// The daemon must refuse the runbook, say so, leave it as it was, and begin no migration.
+    fn begins_nothing(&self, says: &str) {
+        let runbook = std::fs::read(self.runbook()).ok();
+        let output = self.run(&["daemon", "prod", "--steps-run-as=children"]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(UNUSABLE), "daemon: {told}");
+        assert!(told.contains(says) && !told.contains("panicked"), "daemon does not say `{says}`: {told}");
+        assert_eq!(std::fs::read(self.runbook()).ok(), runbook);
+        let status = self.run(&["status", "prod"]);
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(status.contains("No migration of `prod` has been started"), "{status}");
+    }
+
     /// Runs it; it must end so, say so, and change nothing.
     fn refuses(&self, arguments: &[&str], code: i32, says: &str) {
         let before = self.files();
@@ -112,6 +125,7 @@ fn a_runbook_that_cannot_be_used_is_refused_by_name_and_place() {
             println!("{name}, {command}");
             tree.refuses(&[command, "prod"], UNUSABLE, says);
         }
+        tree.begins_nothing(says);
     }
 }
 
@@ -124,6 +138,7 @@ fn a_runbook_that_is_not_there_or_no_file_is_refused() {
     }
     std::fs::create_dir(tree.runbook()).unwrap();
     tree.refuses(&["check", "prod"], UNUSABLE, "it is a folder, not a file");
+    tree.begins_nothing("it is a folder, not a file");
 }
 
 #[test]
@@ -153,20 +168,62 @@ fn without_a_migration_nothing_can_be_decided() {
     assert!(status.status.success());
 }
 
+/// Makes the state of a migration that has begun.
+fn started(path: &Path) {
+    let event = Event::Started {
+        migration: "m".into(),
+        instance: "prod".into(),
+        runbook: String::new(),
+        runbook_digest: String::new(),
+        plugins: BTreeMap::new(),
+        version: "0".into(),
+        outline: connect_migrator::state::Outline::default(),
+    };
+    SqliteStore::open(path).unwrap().append(&event).unwrap();
+}
+
+#[test]
+fn who_cannot_be_asked_decides_nothing_without_saying_yes() {
+    let tree = Tree::new();
+    started(&tree.state());
+    for command in ["abort", "rollback"] {
+        tree.refuses(&[command, "prod"], FAILED, "Connect serves on the host as before");
+        tree.refuses(&[command, "prod"], FAILED, "say `--yes`");
+    }
+    tree.refuses(&["commit", "prod"], FAILED, "only a migration in its soak can be committed");
+    SqliteStore::open(&tree.state()).unwrap().append(&Event::SoakStarted).unwrap();
+    tree.refuses(&["abort", "prod", "--yes"], FAILED, "users already work on the new server");
+    tree.refuses(&["commit", "prod"], FAILED, "there will be no way back");
+    tree.refuses(&["commit", "prod"], FAILED, "say `--yes`");
+}
+
+/// Another program holds the file; each command waits ten seconds for it, so they wait at the same time.
+#[test]
+fn a_state_that_another_program_has_locked_is_told_after_a_while() {
+    let tree = Tree::new();
+    std::fs::write(tree.runbook(), GOOD).unwrap();
+    let path = tree.state();
+    started(&path);
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; PRAGMA user_version = 1;")
+        .unwrap();
+    let commands: [&[&str]; 4] =
+        [&["status", "prod"], &["report", "prod"], &["rollback", "prod", "--yes"], &["daemon", "prod"]];
+    let running: Vec<_> = commands
+        .iter()
+        .map(|command| tree.command(command).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for (command, running) in commands.iter().zip(running) {
+        let output = running.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(UNUSABLE), "{command:?}: {told}");
+        assert!(told.contains("another program has it open for writing"), "{command:?}: {told}");
+    }
+}
+
 #[test]
 fn a_state_that_cannot_be_used_is_refused_and_kept() {
-    let started = |path: &Path| {
-        let event = Event::Started {
-            migration: "m".into(),
-            instance: "prod".into(),
-            runbook: String::new(),
-            runbook_digest: String::new(),
-            plugins: BTreeMap::new(),
-            version: "0".into(),
-            outline: connect_migrator::state::Outline::default(),
-        };
-        SqliteStore::open(path).unwrap().append(&event).unwrap();
-    };
     let truncate = |path: &Path| {
         started(path);
         let file = std::fs::File::options().write(true).open(path).unwrap();
@@ -233,7 +290,10 @@ fn an_unprivileged_user_is_told_to_be_root() {
         ("status", FAILED, "run as root"),
         ("report", FAILED, "run as root"),
         ("rollback", FAILED, "run as root"),
+        ("abort", FAILED, "run as root"),
+        ("commit", FAILED, "run as root"),
         ("pause", FAILED, "run as root"),
+        ("resume", FAILED, "run as root"),
     ] {
         let mut run = Command::new(&binary);
         run.args([command, "prod"]).env("CONNECT_MIGRATOR_TEST_ROOT", tree.root.path()).stdin(Stdio::null());

@@ -10,11 +10,11 @@
     reason = "what goes wrong here is a failed test"
 )]
 
-use connect_migrator::bus::{self, Bus, INTERFACE, PATH};
+use connect_migrator::bus::{self, Bus, INTERFACE, PATH, Watcher};
 use connect_migrator::engine::{Command as Asked, Note, Observer, Reply};
 use connect_migrator::instance::Instance;
 use connect_migrator::service::Teller;
-use connect_migrator::state::{Event, MayDo, MemoryStore, Outline, Phase, Store, View};
+use connect_migrator::state::{Event, MayDo, MemoryStore, Outline, Phase, SqliteStore, Store, View};
 use connect_migrator::systemd::journal::{Priority, ids};
 use connect_migrator::systemd::notify::Notify;
 use connect_migrator::systemd::units::BusAddress;
@@ -214,14 +214,14 @@ async fn an_ordinary_user_may_look_without_being_asked_anything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_user_whom_polkit_does_not_allow_touches_nothing() {
     let scene = scene(Some((false, false))).await;
-    for method in ["Rollback", "Commit", "Park", "Check", "Report"] {
+    for method in ["Rollback", "Abort", "Commit", "Park", "Resume", "Check", "Plan", "Report"] {
         let out = scene.daemon.call(&format!("{INTERFACE}.{method}"), &[]);
         assert!(text(&out).contains("org.freedesktop.DBus.Error.AccessDenied"), "{method}: {}", text(&out));
     }
     assert!(scene.commands.lock().unwrap().is_empty());
     let actions: Vec<String> = scene.questions.lock().unwrap().iter().map(|asked| asked.0.clone()).collect();
-    let expected =
-        ["rollback", "commit", "run", "check", "view"].map(|word| format!("org.connect-migrator.{word}"));
+    let expected = ["rollback", "rollback", "commit", "run", "run", "check", "check", "view"]
+        .map(|word| format!("org.connect-migrator.{word}"));
     assert_eq!(actions, expected);
 }
 
@@ -373,6 +373,49 @@ async fn a_step_that_reports_without_end_makes_few_signals_and_its_last_word_is_
     // Four a second at most, for the 1.5 s and however long the machine took.
     let most = began.elapsed().as_millis() / 250 + 2;
     assert!(done > 1000 && count <= most, "{count} signals for {done} reports");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_not_read_the_state_is_told_by_the_daemon_where_it_stands() {
+    let scene = scene(Some((true, false))).await;
+    let instance = Instance::below(scene.daemon.folder.path(), "prod").unwrap();
+    let watcher = Watcher::on(BusAddress::At(scene.daemon.address.clone()), &instance).await.unwrap();
+    assert_eq!(watcher.status().await.unwrap(), None, "nothing has been started");
+
+    std::fs::create_dir_all(instance.state_dir()).unwrap();
+    let view = started(&MemoryStore::default());
+    let event = view.started.as_ref().unwrap().event.clone();
+    SqliteStore::open(&instance.state_path()).unwrap().append(&event).unwrap();
+    let progress = Progress { doing: "pulling".into(), done: Some(1), total: None, unit: None };
+    scene.teller.note(&Note::Progress { step: "container", progress: &progress });
+    let status = watcher.status().await.unwrap().unwrap();
+    assert_eq!((status.report.migration.as_str(), status.daemon_runs), ("0199-1", true));
+    assert_eq!(status.live.unwrap().doing, "pulling");
+
+    let other = Instance::named("other").unwrap();
+    let nobody = Watcher::on(BusAddress::At(scene.daemon.address.clone()), &other).await.unwrap();
+    assert_eq!(nobody.ask("Rollback").await, Ok(None), "no daemon runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_the_engine_refuses_is_told_in_its_words() {
+    let daemon = Daemon::start();
+    let (send, mut receive) = mpsc::channel::<(Asked, Reply)>(8);
+    tokio::spawn(async move {
+        while let Some((_, reply)) = receive.recv().await {
+            let _: Result<(), _> = reply.send(Err("the migration is over".into()));
+        }
+    });
+    let teller = Arc::new(Teller::new("prod", Notify::from_environment()));
+    let instance = Instance::below(daemon.folder.path(), "prod").unwrap();
+    let address = BusAddress::At(daemon.address.clone());
+    let _bus = Bus::serve(address.clone(), &instance, send, teller).await.unwrap();
+    let watcher = Watcher::on(address, &instance).await.unwrap();
+    if am_root() {
+        assert_eq!(watcher.ask("Rollback").await, Err("the migration is over".into()));
+    } else {
+        assert!(watcher.ask("Rollback").await.unwrap_err().starts_with("not allowed to"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use super::authority::{Action, authorize};
 use crate::engine::{Command, Reply};
 use crate::instance::Instance;
 use crate::report::Report;
-use crate::service::{Live, Shown, Teller};
+use crate::service::{Live, Shown, Status, Teller};
 use crate::state::{MayDo, SqliteStore, Store, View};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -19,17 +19,17 @@ use zbus::{Connection, Variant, fdo};
 
 /// How long a command waits for the engine to take it.
 const COMMAND_TIMEOUT_SECS: u64 = 30;
-/// How long a check may take in all.
-const CHECK_TIMEOUT_SECS: u64 = 900;
-/// The longest answer of a check: the bus itself ends at 128 MiB.
+/// How long a check or plan may take in all.
+const LOOK_TIMEOUT_SECS: u64 = 900;
+/// The longest answer of a check or plan: the bus itself ends at 128 MiB.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Migration {
     pub(super) commands: mpsc::Sender<(Command, Reply)>,
     pub(super) teller: Arc<Teller>,
     pub(super) instance: Instance,
-    /// Held while a check runs: one at a time.
-    pub(super) checking: Mutex<()>,
+    /// Held while a check or plan runs: one at a time.
+    pub(super) looking: Mutex<()>,
 }
 
 impl Migration {
@@ -44,6 +44,34 @@ impl Migration {
             Err(_) => Err(fdo::Error::TimedOut(
                 "the engine did not take the command in time; see the journal".into(),
             )),
+        }
+    }
+
+    /// Runs a command that looks at the host, and answers its JSON.
+    async fn look(&self, command: &str) -> fdo::Result<String> {
+        let Ok(_held) = self.looking.try_lock() else {
+            let why = "a check or plan is already at work; wait for its end";
+            return Err(fdo::Error::LimitsExceeded(why.into()));
+        };
+        // A process of its own: what a step holds in memory, or hangs on, is not the daemon's.
+        let mut look = tokio::process::Command::new("/proc/self/exe");
+        // In units: the daemon's own sandbox leaves a step nothing to look with.
+        look.args([command, self.instance.name(), "--json", "--steps-run-as=units"]);
+        look.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        match tokio::time::timeout(Duration::from_secs(LOOK_TIMEOUT_SECS), look.output()).await {
+            Err(_) => {
+                Err(fdo::Error::TimedOut(format!("the {command} did not end within {LOOK_TIMEOUT_SECS} s")))
+            }
+            Ok(Err(error)) => Err(fdo::Error::Failed(format!("could not start the {command}: {error}"))),
+            Ok(Ok(out)) if out.stdout.is_empty() || out.stdout.len() > MAX_ANSWER_BYTES => {
+                Err(fdo::Error::Failed(format!(
+                    "the {command} gave no answer that fits ({}, {} bytes); run `connect-migrator {command} {}`",
+                    out.status,
+                    out.stdout.len(),
+                    self.instance.name()
+                )))
+            }
+            Ok(Ok(out)) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
         }
     }
 
@@ -120,29 +148,19 @@ impl Migration {
         #[zbus(header)] header: Header<'_>,
     ) -> fdo::Result<String> {
         self.allow(connection, &header, Action::Check).await?;
-        let Ok(_held) = self.checking.try_lock() else {
-            return Err(fdo::Error::LimitsExceeded("a check is already at work; wait for its end".into()));
-        };
-        // A process of its own: what a check holds in memory, or hangs on, is not the daemon's.
-        let mut check = tokio::process::Command::new("/proc/self/exe");
-        // In units: the daemon's own sandbox leaves a check nothing to look with.
-        check.args(["check", self.instance.name(), "--json", "--steps-run-as=units"]);
-        check.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        match tokio::time::timeout(Duration::from_secs(CHECK_TIMEOUT_SECS), check.output()).await {
-            Err(_) => {
-                Err(fdo::Error::TimedOut(format!("the check did not end within {CHECK_TIMEOUT_SECS} s")))
-            }
-            Ok(Err(error)) => Err(fdo::Error::Failed(format!("could not start the check: {error}"))),
-            Ok(Ok(out)) if out.stdout.is_empty() || out.stdout.len() > MAX_ANSWER_BYTES => {
-                Err(fdo::Error::Failed(format!(
-                    "the check gave no answer that fits ({}, {} bytes); run `connect-migrator check {}`",
-                    out.status,
-                    out.stdout.len(),
-                    self.instance.name()
-                )))
-            }
-            Ok(Ok(out)) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
-        }
+        self.look("check").await
+    }
+
+    /// Looks at what a migration would do, as `connect-migrator plan --json` does, and answers the same. Needs
+    /// `org.connect-migrator.check`.
+    #[zbus(out_args("plan"))]
+    async fn plan(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> fdo::Result<String> {
+        self.allow(connection, &header, Action::Check).await?;
+        self.look("plan").await
     }
 
     /// The whole migration as JSON, as `connect-migrator status --json` prints it. Needs `org.connect-migrator.view`.
@@ -154,6 +172,7 @@ impl Migration {
     ) -> fdo::Result<String> {
         self.allow(connection, &header, Action::View).await?;
         let path = self.instance.state_path();
+        let live = self.teller.shown().progress;
         let read = move || {
             let store = SqliteStore::read(&path).map_err(|error| error.to_string())?;
             let records = match store {
@@ -161,7 +180,8 @@ impl Migration {
                 None => Vec::new(),
             };
             let report = Report::of(&View::of(&records), Timestamp::now());
-            serde_json::to_string(&report).map_err(|error| error.to_string())
+            let status = report.map(|report| Status { report, daemon_runs: true, live });
+            serde_json::to_string(&status).map_err(|error| error.to_string())
         };
         tokio::task::spawn_blocking(read)
             .await

@@ -11,14 +11,16 @@ pub use authority::Action;
 
 use crate::engine::{Command, Reply};
 use crate::instance::Instance;
-use crate::service::{Live, Shown, Teller};
+use crate::service::{Live, Shown, Status, Teller};
 use crate::systemd::units::BusAddress;
 use migration::Migration;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use zbus::fdo;
+use zbus::proxy::MethodFlags;
 
 /// The prefix of every instance's name.
 pub const NAME_PREFIX: &str = "org.connect_migrator";
@@ -72,7 +74,7 @@ impl Bus {
             commands,
             teller: Arc::clone(&teller),
             instance: instance.clone(),
-            checking: Mutex::new(()),
+            looking: Mutex::new(()),
         };
         let served = async {
             let builder = match &address {
@@ -113,20 +115,11 @@ impl Drop for Bus {
 /// # Errors
 /// When the bus cannot be reached, or the daemon refuses; `Ok(None)` when no daemon runs.
 pub async fn ask(instance: &Instance, method: &str) -> Result<Option<String>, String> {
-    let lost = |error: zbus::Error| format!("could not ask the daemon on the system bus: {error}");
-    let connection = zbus::Connection::system().await.map_err(lost)?;
-    let name = name_of(instance);
-    let known = fdo::DBusProxy::new(&connection).await.map_err(lost)?;
-    let bus_name = zbus::names::BusName::try_from(name.as_str()).map_err(|error| error.to_string())?;
-    if !known.name_has_owner(bus_name).await.map_err(|error| lost(error.into()))? {
-        return Ok(None);
-    }
-    let called = connection.call_method(Some(name.as_str()), PATH, Some(INTERFACE), method, &()).await;
-    match called {
-        Ok(reply) => Ok(Some(reply.body().deserialize::<String>().map_err(lost)?)),
-        Err(zbus::Error::MethodError(_, Some(why), _)) => Err(why),
-        Err(error) => Err(lost(error)),
-    }
+    Watcher::of(instance).await.map_err(|error| lost(&error))?.ask(method).await
+}
+
+fn lost(error: &zbus::Error) -> String {
+    format!("could not ask the daemon on the system bus: {error}")
 }
 
 /// Reads what a daemon tells, again and again, over one connection.
@@ -142,9 +135,70 @@ impl Watcher {
     /// # Errors
     /// When there is no bus.
     pub async fn of(instance: &Instance) -> zbus::Result<Self> {
-        let connected = tokio::time::timeout(WATCH_TIMEOUT, zbus::Connection::system()).await;
+        Watcher::on(BusAddress::System, instance).await
+    }
+
+    /// Of this instance on this bus.
+    ///
+    /// # Errors
+    /// When there is no bus.
+    pub async fn on(address: BusAddress, instance: &Instance) -> zbus::Result<Self> {
+        let connect = async {
+            match &address {
+                BusAddress::System => zbus::Connection::system().await,
+                BusAddress::At(address) => zbus::connection::Builder::address(address.as_str()).build().await,
+            }
+        };
+        let connected = tokio::time::timeout(WATCH_TIMEOUT, connect).await;
         let connection = connected.map_err(|_| zbus::Error::Failure("the bus does not answer".into()))??;
         Ok(Watcher { connection, name: name_of(instance) })
+    }
+
+    /// What the daemon says to a method of its object; `Ok(None)` when no daemon runs.
+    ///
+    /// # Errors
+    /// When the bus fails, or the daemon refuses.
+    pub async fn ask(&self, method: &str) -> Result<Option<String>, String> {
+        use fdo::Error as Said;
+        // Whoever sits at a terminal can be asked for a password.
+        let mut flags = MethodFlags::NO_AUTO_START;
+        flags.set(MethodFlags::ALLOW_INTERACTIVE_AUTH, std::io::stdin().is_terminal());
+        let asked = async {
+            let object: zbus::Proxy<'_> = zbus::proxy::Builder::new(&self.connection)
+                .destination(self.name.as_str())
+                .path(PATH)
+                .interface(INTERFACE)
+                .cache_properties(zbus::proxy::CacheProperties::No)
+                .build()
+                .await?;
+            object.call_with_flags(method, flags, &()).await
+        };
+        match asked.await {
+            Ok(answer) => Ok(answer),
+            Err(zbus::Error::FDO(error)) => match *error {
+                // It does not run, or it has ended before it answered.
+                Said::ServiceUnknown(_) | Said::NameHasNoOwner(_) | Said::NoReply(_) => Ok(None),
+                Said::Failed(why)
+                | Said::AccessDenied(why)
+                | Said::InteractiveAuthorizationRequired(why)
+                | Said::LimitsExceeded(why)
+                | Said::TimedOut(why) => Err(why),
+                error => Err(lost(&zbus::Error::from(error))),
+            },
+            Err(zbus::Error::MethodError(_, Some(why), _)) => Err(why),
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    /// Where the migration stands, from the daemon itself: for those who may not read the state. `Ok(None)` when no daemon runs.
+    ///
+    /// # Errors
+    /// When the bus fails, the daemon refuses, or its answer is not understood.
+    pub async fn status(&self) -> Result<Option<Status>, String> {
+        let Some(text) = self.ask("Report").await? else { return Ok(None) };
+        serde_json::from_str(&text).map_err(|error| {
+            format!("the daemon's report was not understood: {error}; it may be of another version than this command")
+        })
     }
 
     /// The property `Progress`: `None` when no daemon runs, or none that may be asked; `Some(None)` when its step tells nothing.

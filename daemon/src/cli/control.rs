@@ -1,213 +1,231 @@
 //! `connect-migrator rollback`, `commit`, `pause`, `resume` and `abort`: through the daemon if it runs, else by a decision that its next start carries out.
 
-use super::{Exit, status};
+use super::status::{self, Unread};
+use super::{Exit, daemon, follow, questions};
 use crate::bus;
 use crate::instance::Instance;
 use crate::report::{Report, Standing};
-use crate::state::{Cause, Decision, Event, InstanceLock, SqliteStore, Store, View};
-use crate::systemd::units::Units;
+use crate::service::Status;
+use crate::state::{Cause, Decision, Event, InstanceLock, Phase, SqliteStore, Store, View};
 use jiff::Timestamp;
-use std::io::{IsTerminal, Write};
-use std::time::Duration;
-
-/// How often the state is looked at while waiting for the end.
-const FOLLOW_EVERY_MILLIS: u64 = 200;
-/// How long the unit may take to start.
-const START_TIMEOUT_SECS: u64 = 90;
-
-/// Goes back before users work on the new server.
-pub(super) async fn abort(instance: &Instance, yes: bool, wait: bool) -> Exit {
-    match status::view(instance) {
-        Ok(Some(view)) if view.is_open() && view.soak_since.is_some() => Exit::Failed.because(&format!(
-            "users already work on the new server: there is nothing to abort any more; `connect-migrator rollback {0}` goes back \
-             to the host, `connect-migrator commit {0}` stays in the container",
-            instance.name()
-        )),
-        Ok(_) => rollback(instance, yes, wait).await,
-        Err(exit) => exit,
-    }
-}
 
 /// Parks the run at the next safe point.
 pub(super) async fn pause(instance: &Instance) -> Exit {
-    if let Err(exit) = open_view(instance) {
+    if let Err(exit) = open_view(instance).await {
         return exit;
     }
-    match bus::ask(instance, "Park").await {
-        Ok(Some(answer)) => {
-            say_line!("{0}: {answer}; `connect-migrator resume {0}` goes on", instance.name());
-            Exit::Done
-        }
-        Ok(None) => {
-            say_line!(
-                "{0} does not run at the moment; `connect-migrator resume {0}` goes on",
-                instance.name()
-            );
-            Exit::Done
-        }
-        Err(error) => Exit::Failed.because(&error),
+    let name = instance.name();
+    match daemon::ask(instance, "Park").await {
+        Ok(Some(answer)) => say_line!("{name}: {answer}; `connect-migrator resume {name}` goes on"),
+        Ok(None) => say_line!("{name} does not run at the moment; `connect-migrator resume {name}` goes on"),
+        Err(error) => return Exit::Failed.because(&error),
     }
+    Exit::Done
 }
 
-/// Starts the unit again.
+/// Takes a pause back, or starts the unit again.
 pub(super) async fn resume(instance: &Instance) -> Exit {
-    let view = match open_view(instance) {
+    let view = match open_view(instance).await {
         Ok(view) => view,
         Err(exit) => return exit,
     };
-    if let Some(stop) = &view.stop {
+    if let Some(stop) = view.as_ref().and_then(|view| view.stop.as_ref()) {
         say_line!("It stopped because {}", stop.why);
     }
-    let units = match Units::system().await {
-        Ok(units) => units,
-        Err(error) => return Exit::Failed.because(&error),
-    };
-    match units.status(&instance.unit()).await {
-        Ok(status) if status.is_active() && !view.parked => {
-            say_line!("{} runs already; `connect-migrator status {0} --follow` shows it", instance.name());
-            return Exit::Done;
+    let shows = format!("`connect-migrator status {} --follow` shows it", instance.name());
+    // Parked, or waiting: the daemon has ended or is about to, and takes no more commands.
+    if !view.as_ref().is_some_and(|view| view.parked || view.stop.is_some()) {
+        match daemon::ask(instance, "Resume").await {
+            Ok(Some(answer)) => {
+                say_line!("{}: {answer}; {shows}", instance.name());
+                return Exit::Done;
+            }
+            Ok(None) => {}
+            Err(error) => return Exit::Failed.because(&error),
         }
-        Ok(_) => {}
-        Err(error) => return Exit::Failed.because(&error),
     }
-    match units.start(&instance.unit(), Duration::from_secs(START_TIMEOUT_SECS)).await {
+    if view.as_ref().is_some_and(|view| view.phase() == Phase::Check) {
+        say_line!("The checks come first; this ends when they have passed.");
+    }
+    match daemon::start(instance).await {
         Ok(()) => {
-            say_line!("{} goes on; `connect-migrator status {0} --follow` shows it", instance.name());
+            say_line!("{} goes on; {shows}", instance.name());
             Exit::Done
         }
-        Err(error) => Exit::Failed.because(&error),
+        Err(error) => match ended_meanwhile(instance, view.as_ref()) {
+            Some(report) => {
+                say!("{}", report.text());
+                follow::exit_of(&report).unwrap_or(Exit::Failed)
+            }
+            None => Exit::Failed.because(&error),
+        },
     }
 }
 
-/// The open migration, or why there is none.
-fn open_view(instance: &Instance) -> Result<View, Exit> {
-    match status::view(instance)? {
-        Some(view) if view.is_open() => Ok(view),
-        _ => Err(Exit::Failed.because(&format!(
+/// The open migration, or why there is none; `Ok(None)` when its state may not be read, but a daemon is there to be asked.
+async fn open_view(instance: &Instance) -> Result<Option<View>, Exit> {
+    match status::read(instance) {
+        Ok(Some(view)) if view.is_open() => Ok(Some(view)),
+        Ok(_) => Err(Exit::Failed.because(&format!(
             "no migration of `{0}` is open; see `connect-migrator status {0}`",
             instance.name()
         ))),
+        Err(Unread::NotAllowed(why)) => match bus::Watcher::of(instance).await {
+            Ok(watcher) if watcher.progress().await.is_some() => Ok(None),
+            _ => Err(Exit::Failed.because(&why)),
+        },
+        Err(unread) => Err(unread.exit()),
     }
+}
+
+/// What an operator may decide.
+struct Choice {
+    /// The method of the bus.
+    method: &'static str,
+    /// What will be done, as things stand.
+    question: fn(Option<&View>) -> String,
+    /// The event to write down; `Ok(None)`: it is decided already.
+    event: fn(&View) -> Result<Option<Event>, String>,
+}
+
+/// Goes back before users work on the new server.
+pub(super) async fn abort(instance: &Instance, yes: bool, wait: bool) -> Exit {
+    let event = |view: &View| {
+        match view.soak_since {
+        Some(_) => Err("users already work on the new server: there is nothing to abort any more; `rollback` goes back to the \
+                        host, `commit` stays in the container"
+            .into()),
+        None => back(view),
+    }
+    };
+    decide(instance, &Choice { method: "Abort", question: questions::rollback, event }, yes, wait).await
 }
 
 /// Goes back.
 pub(super) async fn rollback(instance: &Instance, yes: bool, wait: bool) -> Exit {
-    let question = "Connect will be stopped in the container and started again on the host; users are not served meanwhile.";
-    decide(instance, "Rollback", question, yes, wait, |view| match &view.decision {
+    let choice = Choice { method: "Rollback", question: questions::rollback, event: back };
+    decide(instance, &choice, yes, wait).await
+}
+
+fn back(view: &View) -> Result<Option<Event>, String> {
+    match &view.decision {
         Some(Decision::Commit { .. }) => Err("it is committed: there is no way back".into()),
         Some(Decision::Rollback { .. }) => Ok(None),
         None => {
             let why = "an operator asked for it".into();
-            Ok(Some(Event::RollbackDecided {
-                cause: Cause { step: None, op: None, why, remedy: String::new() },
-            }))
+            let cause = Cause { step: None, op: None, why, remedy: String::new() };
+            Ok(Some(Event::RollbackDecided { cause }))
         }
-    })
-    .await
+    }
 }
 
 /// Ends the soak.
 pub(super) async fn commit(instance: &Instance, yes: bool, wait: bool) -> Exit {
-    let question = "Connect will stay in the container, and there will be no way back.";
-    decide(instance, "Commit", question, yes, wait, |view| match &view.decision {
+    let event = |view: &View| match &view.decision {
         Some(Decision::Rollback { .. }) => Err("it is being rolled back".into()),
         Some(Decision::Commit { .. }) => Ok(None),
         None if view.soak_since.is_none() => Err("only a migration in its soak can be committed".into()),
         None => Ok(Some(Event::CommitDecided { by: "operator".into() })),
-    })
-    .await
+    };
+    decide(instance, &Choice { method: "Commit", question: questions::commit, event }, yes, wait).await
 }
 
-async fn decide(
-    instance: &Instance,
-    method: &str,
-    question: &str,
-    yes: bool,
-    wait: bool,
-    decision: impl Fn(&View) -> Result<Option<Event>, String>,
-) -> Exit {
-    let view = match open_view(instance) {
+async fn decide(instance: &Instance, choice: &Choice, yes: bool, wait: bool) -> Exit {
+    let view = match open_view(instance).await {
         Ok(view) => view,
         Err(exit) => return exit,
     };
-    if let Err(why) = decision(&view) {
+    if let Some(Err(why)) = view.as_ref().map(choice.event) {
         return Exit::Failed.because(&why);
     }
-    if !yes && !agreed(question) {
+    if !yes && !questions::agreed(&(choice.question)(view.as_ref())) {
         say_line!("Nothing was changed.");
         return Exit::Failed;
     }
-    match bus::ask(instance, method).await {
+    // Without a bus there is still the state.
+    let watcher = bus::Watcher::of(instance).await.ok();
+    let before = status::now(instance, watcher.as_ref()).await.ok().flatten();
+    match daemon::ask(instance, choice.method).await {
         Ok(Some(answer)) => say_line!("{}: {answer}", instance.name()),
         Ok(None) => {
-            if let Err(exit) = decide_alone(instance, &decision).await {
+            if let Err(exit) = decide_alone(instance, choice).await {
                 return exit;
             }
         }
         Err(error) => return Exit::Failed.because(&error),
     }
-    if wait { follow(instance).await } else { Exit::Done }
+    if !wait {
+        return Exit::Done;
+    }
+    tokio::select! {
+        exit = follow::run(instance, watcher.as_ref(), false, before, carried_out) => exit,
+        why = daemon::standstill(instance, watcher.as_ref()) => Exit::NeedsOperator.because(&why),
+    }
+}
+
+/// The exit code once what was decided has been carried out, or needs an operator.
+fn carried_out(status: &Status) -> Option<Exit> {
+    match follow::exit_of(&status.report)? {
+        Exit::RolledBack | Exit::Blocked => Some(Exit::Done),
+        exit => (status.report.standing != Standing::Parked).then_some(exit),
+    }
 }
 
 /// No daemon runs: writes the decision down, and starts the unit, which carries it out.
-async fn decide_alone(
-    instance: &Instance,
-    decision: &impl Fn(&View) -> Result<Option<Event>, String>,
-) -> Result<(), Exit> {
-    {
+async fn decide_alone(instance: &Instance, choice: &Choice) -> Result<(), Exit> {
+    let decided = {
         let _lock = InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::Busy.because(&error))?;
-        let store =
-            SqliteStore::open(&instance.state_path()).map_err(|error| Exit::Unusable.because(&error))?;
-        let records = store.load().map_err(|error| Exit::Unusable.because(&error))?;
-        match decision(&View::of(&records)) {
-            Ok(Some(event)) => drop(store.append(&event).map_err(|error| Exit::Unusable.because(&error))?),
+        let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
+        let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
+        let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);
+        match (choice.event)(&view) {
+            Ok(Some(event)) => view.add(&store.append(&event).map_err(|error| unusable(&error))?),
             Ok(None) => {}
             Err(why) => return Err(Exit::Failed.because(&why)),
         }
-    }
-    let start = async {
-        let units = Units::system().await?;
-        units.start(&instance.unit(), Duration::from_secs(START_TIMEOUT_SECS)).await
+        view
     };
-    start.await.map_err(|error| {
-        Exit::Failed.because(&format!(
-            "the decision is written down, but {} could not be started to carry it out: {error}",
-            instance.unit()
-        ))
-    })?;
-    Ok(())
-}
-
-fn agreed(question: &str) -> bool {
-    if !std::io::stdin().is_terminal() {
-        complain!("{question}\nNot asked, because this is no terminal; say `--yes`.");
-        return false;
-    }
-    say!("{question}\nGo on? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdout().flush().is_ok()
-        && std::io::stdin().read_line(&mut answer).is_ok()
-        && matches!(answer.trim(), "y" | "Y" | "yes")
-}
-
-/// Waits until the migration is over or needs an operator, then prints the report.
-async fn follow(instance: &Instance) -> Exit {
-    loop {
-        let report = match status::view(instance) {
-            Ok(view) => view.and_then(|view| Report::of(&view, Timestamp::now())),
-            Err(exit) => return exit,
-        };
-        let Some(report) = report else { return Exit::Failed };
-        let exit = match report.standing {
-            Standing::Running | Standing::Parked => None,
-            Standing::Committed | Standing::Blocked => Some(Exit::Done),
-            Standing::RolledBack if report.left.is_empty() => Some(Exit::Done),
-            Standing::RolledBack | Standing::Waiting => Some(Exit::NeedsOperator),
-        };
-        if let Some(exit) = exit {
-            say!("{}", report.text());
-            return exit;
+    match daemon::start(instance).await {
+        // It may have carried the decision out before systemd saw it run.
+        Err(error) if ended_meanwhile(instance, Some(&decided)).is_none() => {
+            Err(Exit::Failed.because(&format!(
+                "the decision is written down, but {} could not be started to carry it out: {error}",
+                instance.unit()
+            )))
         }
-        tokio::time::sleep(Duration::from_millis(FOLLOW_EVERY_MILLIS)).await;
+        _ => Ok(()),
+    }
+}
+
+/// The report of a migration that has ended, or has come to need an operator, since `before`.
+fn ended_meanwhile(instance: &Instance, before: Option<&View>) -> Option<Report> {
+    let now = status::read(instance).ok().flatten()?;
+    has_ended_since(before, &now).then(|| Report::of(&now, Timestamp::now())).flatten()
+}
+
+fn has_ended_since(before: Option<&View>, now: &View) -> bool {
+    now.closed.is_some() || (now.stop.is_some() && now.stop != before.and_then(|before| before.stop.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{End, MayDo, MemoryStore};
+
+    #[test]
+    fn a_start_that_failed_because_all_was_done_meanwhile_is_no_failure() {
+        let stopped = Event::Stopped { why: "the disk is full".into(), may: vec![MayDo::Resume] };
+        let store = MemoryStore::default();
+        store.append(&stopped).unwrap();
+        let before = View::of(&store.load().unwrap());
+        assert!(!has_ended_since(Some(&before), &before), "it waited before");
+        let decided = back(&before).unwrap().unwrap();
+        store.append(&decided).unwrap();
+        let decided = View::of(&store.load().unwrap());
+        assert!(!has_ended_since(Some(&decided), &decided));
+        store.append(&stopped).unwrap();
+        assert!(has_ended_since(Some(&decided), &View::of(&store.load().unwrap())));
+        store.append(&Event::Closed { end: End::RolledBack { left: vec![] } }).unwrap();
+        assert!(has_ended_since(Some(&decided), &View::of(&store.load().unwrap())));
     }
 }

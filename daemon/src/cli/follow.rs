@@ -1,12 +1,12 @@
 //! `connect-migrator status --follow`: live in a terminal, lines in a pipe, an object a line with `--json`.
 
 use super::Exit;
-use super::status::{self, Status};
+use super::status;
 use crate::bus;
 use crate::engine::StepFindings;
 use crate::instance::Instance;
 use crate::report::{CallReport, Ended, Report, Standing, may_lines, write_findings};
-use crate::service::Live;
+use crate::service::{Live, Status};
 use connect_migrator_sdk::{Finding, Op};
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -19,19 +19,25 @@ const LINE_EVERY_SECS: u64 = 10;
 /// So many parts has a bar without a length of its own.
 const PARTS: u64 = 1000;
 
-/// Follows until the migration has ended, is parked, or needs an operator.
-pub(super) async fn run(instance: &Instance, watcher: Option<&bus::Watcher>, json: bool) -> Exit {
+/// Follows until `ended` answers an exit code. `before`: what is known already and not told again.
+pub(super) async fn run(
+    instance: &Instance,
+    watcher: Option<&bus::Watcher>,
+    json: bool,
+    before: Option<Status>,
+    ended: impl Fn(&Status) -> Option<Exit>,
+) -> Exit {
     let mut screen = match (json, std::io::stdout().is_terminal()) {
         (true, _) => Screen::Json,
         (false, true) => Screen::Live(Bars::new()),
         (false, false) => Screen::Lines(None),
     };
-    let mut before: Option<Status> = None;
+    let mut before = before;
     let mut waiting_told = false;
     loop {
         let status = match status::now(instance, watcher).await {
             Ok(status) => status,
-            Err(exit) => return exit,
+            Err(unread) => return unread.exit(),
         };
         match status {
             None => {
@@ -59,14 +65,18 @@ pub(super) async fn run(instance: &Instance, watcher: Option<&bus::Watcher>, jso
     }
 }
 
-/// The exit code once there is nothing left to follow.
-fn ended(status: &Status) -> Option<Exit> {
-    match status.report.standing {
+/// The exit code once the migration has ended, is parked, or needs an operator.
+pub(super) fn ended(status: &Status) -> Option<Exit> {
+    exit_of(&status.report).filter(|_| status.report.standing != Standing::Parked || !status.daemon_runs)
+}
+
+/// The exit code for where a migration stands; `None` while it runs.
+pub(super) fn exit_of(report: &Report) -> Option<Exit> {
+    match report.standing {
         Standing::Running => None,
-        Standing::Parked if status.daemon_runs => None,
         Standing::Parked | Standing::Committed => Some(Exit::Done),
         Standing::Blocked => Some(Exit::Blocked),
-        Standing::RolledBack if status.report.left.is_empty() => Some(Exit::RolledBack),
+        Standing::RolledBack if report.left.is_empty() => Some(Exit::RolledBack),
         Standing::RolledBack | Standing::Waiting => Some(Exit::NeedsOperator),
     }
 }

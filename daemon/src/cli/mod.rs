@@ -5,22 +5,24 @@ mod printing;
 
 mod check;
 mod control;
+mod daemon;
 mod exit;
 mod follow;
 mod images;
 mod init;
 mod plan;
 mod plugins;
+mod questions;
 mod report;
 mod status;
 mod survey;
 mod tables;
 mod window_estimate;
 
+pub use crate::service::Status;
 pub use exit::Exit;
 pub use plan::StepPlan;
 pub use report::FullReport;
-pub use status::Status;
 
 use crate::instance::Instance;
 use crate::service::StepsRunAs;
@@ -78,6 +80,9 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// What steps run as
+        #[arg(long, value_enum, default_value = "children", hide = true)]
+        steps_run_as: StepsRunAs,
     },
     /// Show where the migration stands and what you may do now
     Status {
@@ -245,7 +250,7 @@ async fn dispatch(command: Command) -> Exit {
         Command::Check { json, all, steps_run_as, .. } => {
             check::run(&instance, json, all, steps_run_as).await
         }
-        Command::Plan { json, .. } => plan::run(&instance, json).await,
+        Command::Plan { json, steps_run_as, .. } => plan::run(&instance, json, steps_run_as).await,
         Command::Status { json, follow, .. } => status::run(&instance, json, follow).await,
         Command::Report { json, output, .. } => report::run(&instance, json, output.as_deref()),
         Command::Pause { .. } => control::pause(&instance).await,

@@ -37,8 +37,8 @@ impl StepPlan {
 }
 
 /// Prints what each step would change, in the order of the run.
-pub(super) async fn run(instance: &Instance, json: bool) -> Exit {
-    let survey = match survey(instance, Op::Plan, StepsRunAs::Children).await {
+pub(super) async fn run(instance: &Instance, json: bool, steps: StepsRunAs) -> Exit {
+    let survey = match survey(instance, Op::Plan, steps).await {
         Ok(survey) => survey,
         Err(exit) => return exit,
     };

@@ -4,48 +4,69 @@ use super::{Exit, follow};
 use crate::bus;
 use crate::instance::Instance;
 use crate::report::Report;
-use crate::service::Live;
-use crate::state::{SqliteStore, Store, View};
+use crate::service::Status;
+use crate::state::{SqliteStore, Store, StoreError, View};
 use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::Serialize;
 use std::io::ErrorKind;
 
-/// Where a migration stands, with what only a running daemon knows: what `status --json` prints.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Status {
-    /// The durable part.
-    #[serde(flatten)]
-    pub report: Report,
-    /// Whether the daemon of this instance runs.
-    pub daemon_runs: bool,
-    /// How far the running call has come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub live: Option<Live>,
+/// The state was not read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// Not with this user's rights; the daemon may tell.
+    NotAllowed(String),
+    /// It cannot be read at all.
+    Unusable(String),
+}
+
+impl Unread {
+    /// Prints it.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Unread::NotAllowed(why) => Exit::Failed.because(why),
+            Unread::Unusable(why) => Exit::Unusable.because(why),
+        }
+    }
 }
 
 /// The state as it is durable now; `None` when no migration has been started.
-pub(super) fn view(instance: &Instance) -> Result<Option<View>, Exit> {
+pub(super) fn read(instance: &Instance) -> Result<Option<View>, Unread> {
     // A file that may not be seen is not a file that is missing.
     if let Err(error) = std::fs::metadata(instance.state_path())
         && error.kind() != ErrorKind::NotFound
     {
-        return Err(Exit::Failed.because(&format!(
-            "could not read the state {}: {error}; run as root",
-            instance.state_path().display()
-        )));
+        let path = instance.state_path();
+        let why = format!("could not read the state {}: {error}; run as root", path.display());
+        return Err(Unread::NotAllowed(why));
     }
-    let store = SqliteStore::read(&instance.state_path()).map_err(|error| Exit::Unusable.because(&error))?;
-    let Some(store) = store else { return Ok(None) };
-    let records = store.load().map_err(|error| Exit::Unusable.because(&error))?;
+    let unusable = |error: StoreError| Unread::Unusable(error.to_string());
+    let Some(store) = SqliteStore::read(&instance.state_path()).map_err(unusable)? else { return Ok(None) };
+    let records = store.load().map_err(unusable)?;
     Ok(Some(View::of(&records)).filter(|view| view.started.is_some()))
 }
 
-/// The state and, if a daemon runs, what it says.
-pub(super) async fn now(instance: &Instance, watcher: Option<&bus::Watcher>) -> Result<Option<Status>, Exit> {
-    let Some(report) = view(instance)?.and_then(|view| Report::of(&view, Timestamp::now())) else {
-        return Ok(None);
+/// As [`read`], with what is wrong printed.
+pub(super) fn view(instance: &Instance) -> Result<Option<View>, Exit> {
+    read(instance).map_err(|unread| unread.exit())
+}
+
+/// The state and, if a daemon runs, what it says; all of it from the daemon where the state may not be read.
+pub(super) async fn now(
+    instance: &Instance,
+    watcher: Option<&bus::Watcher>,
+) -> Result<Option<Status>, Unread> {
+    let view = match (read(instance), watcher) {
+        (Err(Unread::NotAllowed(why)), Some(watcher)) => {
+            return match watcher.status().await {
+                Ok(Some(status)) => Ok(Some(status)),
+                Ok(None) => Err(Unread::NotAllowed(format!("{why}, since no daemon runs that could tell"))),
+                Err(refused) => {
+                    Err(Unread::NotAllowed(format!("{why}; and the daemon does not tell: {refused}")))
+                }
+            };
+        }
+        (view, _) => view?,
     };
+    let Some(report) = view.and_then(|view| Report::of(&view, Timestamp::now())) else { return Ok(None) };
     let told = match watcher {
         Some(watcher) => watcher.progress().await,
         None => None,
@@ -58,11 +79,11 @@ pub(super) async fn run(instance: &Instance, json: bool, follow: bool) -> Exit {
     // Without a bus there is still the state.
     let watcher = bus::Watcher::of(instance).await.ok();
     if follow {
-        return follow::run(instance, watcher.as_ref(), json).await;
+        return follow::run(instance, watcher.as_ref(), json, None, follow::ended).await;
     }
     let status = match now(instance, watcher.as_ref()).await {
         Ok(status) => status,
-        Err(exit) => return exit,
+        Err(unread) => return unread.exit(),
     };
     let Some(status) = status else {
         if json {

@@ -3,10 +3,10 @@
 use crate::state::{CallResult, OutlineStep, View};
 use connect_migrator_sdk::{Finding, Op, Severity};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The findings of one step.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepFindings {
     /// The step's id.
     pub step: String,

@@ -4,10 +4,10 @@ use crate::state::{CallResult, View};
 use connect_migrator_sdk::{Op, Role};
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A time in which users are not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Span {
     /// From.
     #[schemars(with = "String", extend("format" = "date-time"))]

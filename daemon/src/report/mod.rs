@@ -13,13 +13,13 @@ use crate::state::{CallRecord, CallResult, Cause, Decision, End, Event, MayDo, P
 use connect_migrator_sdk::{Op, Outcome, Target, Undone, Verdict};
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 
 /// The whole migration.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// The name after the `@`.
     pub instance: String,
@@ -56,7 +56,7 @@ pub struct Report {
 }
 
 /// Where a migration stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// On its way.
@@ -102,7 +102,7 @@ impl Standing {
 }
 
 /// A time in which users were not served.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Window {
     /// From when to when.
     #[serde(flatten)]
@@ -112,7 +112,7 @@ pub struct Window {
 }
 
 /// A step with its calls.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepReport {
     /// Its `id`.
     pub id: String,
@@ -125,7 +125,7 @@ pub struct StepReport {
 }
 
 /// A call.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallReport {
     /// Which.
     pub op: Op,
@@ -144,12 +144,12 @@ pub struct CallReport {
     /// What was seen or done.
     pub evidence: Vec<String>,
     /// The step's own details.
-    #[serde(skip_serializing_if = "Value::is_null")]
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub details: Value,
 }
 
 /// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
     /// It changed something, or answered what it was asked.

@@ -5,11 +5,13 @@ mod live;
 mod observer;
 mod recover;
 mod secrets;
+mod status;
 
 pub use caller::HostCaller;
 pub use live::Live;
 pub use observer::{News, Shown, Teller};
 pub use secrets::StoredSecrets;
+pub use status::Status;
 
 use crate::bus::Bus;
 use crate::cli::Exit;
