@@ -1,7 +1,7 @@
 //! The schemas of what the commands print with `--json` are published; a change that a program would notice fails here.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use connect_migrator::cli::{FullReport, Status, StepPlan};
+use connect_migrator::cli::{FullReport, Status, WholePlan};
 use connect_migrator::engine::StepFindings;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -17,7 +17,7 @@ fn the_published_schemas_are_those_of_what_is_printed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/schema");
     let schemas = [
         ("check", printed::<Vec<StepFindings>>()),
-        ("plan", printed::<Vec<StepPlan>>()),
+        ("plan", printed::<WholePlan>()),
         ("status", printed::<Option<Status>>()),
         ("report", printed::<FullReport>()),
     ];

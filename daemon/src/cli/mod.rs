@@ -15,14 +15,16 @@ mod plugins;
 mod questions;
 mod report;
 mod status;
+mod stays;
 mod survey;
 mod tables;
 mod window_estimate;
 
 pub use crate::service::Status;
 pub use exit::Exit;
-pub use plan::StepPlan;
+pub use plan::{PhasePlan, StepPlan, WholePlan};
 pub use report::FullReport;
+pub use window_estimate::{WindowEstimate, WindowPart};
 
 use crate::instance::Instance;
 use crate::service::StepsRunAs;

@@ -1,8 +1,8 @@
 //! `connect-migrator plan`.
 
+use super::stays::{Host, stays};
 use super::window_estimate::{self, WindowEstimate};
 use super::{Exit, status, survey::survey, tables::shown};
-use crate::engine::Plan;
 use crate::instance::Instance;
 use crate::report::Report;
 use crate::service::StepsRunAs;
@@ -13,7 +13,31 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::fmt::Write;
 
-/// What one step would change: what `plan --json` prints of each.
+/// What a migration would do: what `plan --json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct WholePlan {
+    /// The name after the `@`.
+    pub instance: String,
+    /// The phases in the order of the run; `rollback` last, as it would be done before the commit.
+    pub phases: Vec<PhasePlan>,
+    /// The steps in the reader's order.
+    pub steps: Vec<StepPlan>,
+    /// How long users may not be served.
+    pub window: WindowEstimate,
+    /// What stays on the host.
+    pub stays: Vec<String>,
+}
+
+/// A phase with what happens in it.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct PhasePlan {
+    /// The call that is made to each step.
+    pub phase: Op,
+    /// The `id`s of the steps that change something then, in their order.
+    pub steps: Vec<String>,
+}
+
+/// What one step would change.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct StepPlan {
     /// Its `id`.
@@ -67,18 +91,47 @@ pub(super) async fn run(instance: &Instance, json: bool, steps: StepsRunAs) -> E
         });
     }
     let failed = plans.iter().any(|plan| plan.error.is_some());
+    let whole = WholePlan {
+        instance: instance.name().into(),
+        phases: phases(&plan.program, &plans),
+        steps: plans,
+        window: estimate,
+        stays: stays(plan, Host::of(plan).as_ref()),
+    };
     if json {
-        match serde_json::to_string_pretty(&plans) {
+        match serde_json::to_string_pretty(&whole) {
             Ok(text) => say_line!("{text}"),
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        say!("{}", text(plan, &plans, &estimate));
+        say!("{}", text(&plan.program, &whole));
     }
     if failed { Exit::Failed } else { Exit::Done }
 }
 
-fn text(plan: &Plan, plans: &[StepPlan], estimate: &WindowEstimate) -> String {
+/// Which steps change something in each phase.
+fn phases(program: &[Place], plans: &[StepPlan]) -> Vec<PhasePlan> {
+    let steps = |op: Op, back: bool| {
+        let mut order: Vec<&StepPlan> = program
+            .iter()
+            .filter(|place| place.op == if back { Op::Apply } else { op })
+            .filter_map(|place| plans.get(place.step))
+            .filter(|step| match back {
+                true => step.changes_something(),
+                false => step.changes.iter().any(|change| change.when == op),
+            })
+            .collect();
+        if back {
+            order.reverse();
+        }
+        PhasePlan { phase: op, steps: order.into_iter().map(|step| step.step.clone()).collect() }
+    };
+    let forward = [Op::Prepare, Op::EnterWindow, Op::Apply, Op::Finalize].map(|op| steps(op, false));
+    forward.into_iter().chain([steps(Op::Rollback, true)]).collect()
+}
+
+fn text(program: &[Place], whole: &WholePlan) -> String {
+    let plans = &whole.steps;
     let mut out = String::new();
     for plan in plans {
         if let Some(error) = &plan.error {
@@ -92,7 +145,7 @@ fn text(plan: &Plan, plans: &[StepPlan], estimate: &WindowEstimate) -> String {
         (Op::Finalize, "At commit; from then on there is no way back"),
     ];
     for (op, title) in titles {
-        let order = plan.program.iter().filter(|place| place.op == op).map(|place| place.step);
+        let order = program.iter().filter(|place| place.op == op).map(|place| place.step);
         let mut titled = false;
         for (number, step) in order.enumerate() {
             let Some(step) = plans.get(step) else { continue };
@@ -109,13 +162,17 @@ fn text(plan: &Plan, plans: &[StepPlan], estimate: &WindowEstimate) -> String {
             }
         }
     }
-    way_back(&mut out, &plan.program, plans);
+    way_back(&mut out, program, plans);
     let quiet = |plan: &&StepPlan| !plan.changes_something() && plan.error.is_none();
-    let stays: Vec<&str> = plans.iter().filter(quiet).map(|plan| plan.step.as_str()).collect();
-    if !stays.is_empty() {
-        let _ = writeln!(out, "\nNothing to change for: {}", stays.join(", "));
+    let quiet: Vec<&str> = plans.iter().filter(quiet).map(|plan| plan.step.as_str()).collect();
+    if !quiet.is_empty() {
+        let _ = writeln!(out, "\nNothing to change for: {}", quiet.join(", "));
     }
-    let _ = writeln!(out, "\n{estimate}");
+    for (number, stays) in whole.stays.iter().enumerate() {
+        let title = if number == 0 { "\nWhat stays on this host\n" } else { "" };
+        let _ = writeln!(out, "{title}  - {}", shown(stays));
+    }
+    let _ = writeln!(out, "\n{}", whole.window);
     let _ = writeln!(out, "\nNothing was changed.");
     out
 }
@@ -156,6 +213,46 @@ mod tests {
             error: None,
             window_seconds: None,
         }
+    }
+
+    #[test]
+    fn the_whole_plan_is_told_phase_by_phase_with_the_window_and_what_stays() {
+        let mut route =
+            step("route", &[(Op::EnterWindow, "show the maintenance page"), (Op::Apply, "switch")]);
+        route.changes[1].diff = Some("-old\n+new\n".into());
+        let mut broken = step("content", &[]);
+        broken.error = Some("no key is stored".into());
+        let steps = vec![
+            step("stop", &[(Op::Apply, "stop and mask"), (Op::Rollback, "unmask and start")]),
+            step("container", &[(Op::Prepare, "pull the image"), (Op::Apply, "start it")]),
+            route,
+            broken,
+            step("caches", &[]),
+        ];
+        let every = |op, phase| (0..5).map(move |step| Place { step, op, phase });
+        let program: Vec<Place> = every(Op::Prepare, Phase::Prepare)
+            .chain(every(Op::EnterWindow, Phase::Apply))
+            .chain(every(Op::Apply, Phase::Apply))
+            .chain(every(Op::Finalize, Phase::Commit))
+            .collect();
+        let whole = WholePlan {
+            instance: "prod".into(),
+            phases: phases(&program, &steps),
+            steps,
+            window: window_estimate::tests::unknown(),
+            stays: vec!["the unit x.service, masked".into(), "the data in /var/lib/x".into()],
+        };
+        insta::assert_snapshot!(text(&program, &whole));
+        let order: Vec<(Op, String)> =
+            whole.phases.iter().map(|phase| (phase.phase, phase.steps.join(" "))).collect();
+        let expected = [
+            (Op::Prepare, "container"),
+            (Op::EnterWindow, "route"),
+            (Op::Apply, "stop container route"),
+            (Op::Finalize, ""),
+            (Op::Rollback, "route container stop"),
+        ];
+        assert_eq!(order, expected.map(|(op, steps)| (op, steps.to_owned())));
     }
 
     #[test]

@@ -3,21 +3,32 @@
 use crate::engine::Plan;
 use crate::report::{Ended, Report};
 use connect_migrator_sdk::{Op, Role};
+use schemars::JsonSchema;
+use serde::Serialize;
 use std::fmt;
 
-/// The parts of the window, in the order of the run.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct WindowEstimate {
-    parts: Vec<Part>,
+/// How long users may not be served, by the parts of that time.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct WindowEstimate {
+    /// All parts that were measured, together; `None` when none was.
+    pub seconds: Option<f64>,
+    /// Whether every part was measured: else it is at least this long.
+    pub complete: bool,
+    /// In the order of the run; none when no step stops Connect.
+    pub parts: Vec<WindowPart>,
+    #[serde(skip)]
     instance: String,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct Part {
-    step: String,
-    op: Op,
-    /// `None`: never measured.
-    seconds: Option<f64>,
+/// A call in the window.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct WindowPart {
+    /// The step's `id`.
+    pub step: String,
+    /// The call.
+    pub op: Op,
+    /// How long it took in the last migration of this instance; `None` when that is not known.
+    pub seconds: Option<f64>,
 }
 
 /// The estimate for a plan, from the report of the last migration.
@@ -34,7 +45,7 @@ pub(super) fn of(plan: &Plan, last: Option<&Report>) -> WindowEstimate {
             continue;
         }
         if let Some(step) = plan.steps.get(place.step) {
-            parts.push(Part {
+            parts.push(WindowPart {
                 step: step.id.clone(),
                 op: place.op,
                 seconds: measured(last, &step.id, &step.uses(), place.op),
@@ -44,7 +55,13 @@ pub(super) fn of(plan: &Plan, last: Option<&Report>) -> WindowEstimate {
             break;
         }
     }
-    WindowEstimate { parts, instance: plan.instance.clone() }
+    let known: Vec<f64> = parts.iter().filter_map(|part| part.seconds).collect();
+    WindowEstimate {
+        seconds: (!known.is_empty()).then(|| known.iter().sum()),
+        complete: known.len() == parts.len(),
+        parts,
+        instance: plan.instance.clone(),
+    }
 }
 
 /// How long the first such call of the step took that succeeded.
@@ -70,27 +87,136 @@ impl fmt::Display for WindowEstimate {
         if self.parts.is_empty() {
             return f.write_str("The window: none, no step stops Connect");
         }
-        if self.parts.iter().all(|part| part.seconds.is_none()) {
-            return write!(
+        match self.seconds {
+            None => write!(
                 f,
                 "The window: unknown, no migration of `{}` has been through it yet. A rehearsal measures it: \
-                 soak = {{ for = \"1m\", then = \"rollback\" }}",
+                 soak = {{ for = \"1m\", then = \"rollback\" }}\nUsers wait for",
                 self.instance
-            );
+            )?,
+            Some(known) => {
+                let at_least = if self.complete { "about " } else { "at least " };
+                write!(
+                    f,
+                    "The window: {at_least}{known:.1} s, as measured in the last migration of `{}`",
+                    self.instance
+                )?;
+            }
         }
-        let known: f64 = self.parts.iter().filter_map(|part| part.seconds).sum();
-        let open = self.parts.iter().any(|part| part.seconds.is_none());
-        let at_least = if open { "at least " } else { "about " };
-        write!(
-            f,
-            "The window: {at_least}{known:.1} s, as measured in the last migration of `{}`",
-            self.instance
-        )?;
         for part in &self.parts {
             let seconds =
                 part.seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.1} s"));
             write!(f, "\n  {seconds:>8}  {}: {}", part.step, part.op)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::engine::PlannedStep;
+    use crate::host::PluginRef;
+    use crate::report::{CallReport, Standing, StepReport};
+    use crate::runbook::{OnFailure, Soak, Then, Timeouts};
+    use crate::state::Phase;
+    use connect_migrator_sdk::{Source, StepInfo};
+    use serde_json::Value;
+    use std::time::Duration;
+
+    /// A plan of these steps, applied in their order.
+    pub(crate) fn plan(steps: &[(&str, Role)]) -> Plan {
+        let step = |(id, role): &(&str, Role)| {
+            let mut info = StepInfo::new(*id, "does it");
+            info.role = *role;
+            PlannedStep {
+                id: (*id).into(),
+                plugin: PluginRef::BuiltIn((*id).into()),
+                info,
+                config: Value::Null,
+                credentials: Default::default(),
+                allow: vec![],
+            }
+        };
+        let steps: Vec<PlannedStep> = steps.iter().map(step).collect();
+        let order: Vec<usize> = (0..steps.len()).collect();
+        Plan {
+            instance: "prod".into(),
+            source: Source::default(),
+            program: Plan::program(&steps, &order),
+            steps,
+            on_failure: OnFailure::Rollback,
+            soak: Soak { for_: Duration::ZERO, then: Then::Wait, every: Duration::from_secs(1) },
+            timeouts: Timeouts::default(),
+            steps_dir: "/nowhere".into(),
+        }
+    }
+
+    const MOVE: [(&str, Role); 3] =
+        [("stop", Role::StopsSource), ("container", Role::StartsTarget), ("content", Role::Other)];
+
+    /// The estimate of a plan that never ran.
+    pub(crate) fn unknown() -> WindowEstimate {
+        of(&plan(&MOVE), None)
+    }
+
+    fn measured_before(calls: &[(&str, Op, f64)]) -> Report {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let step = |id: &str| StepReport {
+            id: id.into(),
+            uses: id.into(),
+            summary: String::new(),
+            calls: calls
+                .iter()
+                .filter(|(step, _, _)| *step == id)
+                .map(|(_, op, seconds)| CallReport {
+                    op: *op,
+                    of: None,
+                    attempt: 1,
+                    started: now,
+                    seconds: Some(*seconds),
+                    ended: Ended::Done,
+                    evidence: vec![],
+                    details: Value::Null,
+                })
+                .collect(),
+        };
+        Report {
+            instance: "prod".into(),
+            migration: "m".into(),
+            standing: Standing::RolledBack,
+            phase: Phase::Rollback,
+            started: now,
+            ended: Some(now),
+            windows: vec![],
+            target: None,
+            findings: vec![],
+            steps: MOVE.iter().map(|(id, _)| step(id)).collect(),
+            cause: None,
+            left: vec![],
+            waits: None,
+            may: vec![],
+            runbook_digest: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_parts_of_the_window_are_told_whether_or_not_they_were_measured() {
+        let calls = [
+            ("stop", Op::EnterWindow, 0.1),
+            ("container", Op::EnterWindow, 0.1),
+            ("content", Op::EnterWindow, 0.1),
+            ("stop", Op::Apply, 2.0),
+            ("stop", Op::Verify, 0.2),
+            ("container", Op::Apply, 5.0),
+        ];
+        let partly = of(&plan(&MOVE), Some(&measured_before(&calls)));
+        assert_eq!((partly.seconds.map(f64::round), partly.complete), (Some(8.0), false));
+        assert_eq!(partly.of_step("container"), None, "its verify was not measured");
+        let all = [&calls[..], &[("container", Op::Verify, 0.5)]].concat();
+        let all = of(&plan(&MOVE), Some(&measured_before(&all)));
+        assert!(all.complete && all.of_step("container").is_some());
+        let none = of(&plan(&[("content", Role::Other)]), None);
+        insta::assert_snapshot!(format!("{}\n\n{partly}\n\n{all}\n\n{none}", unknown()));
     }
 }
