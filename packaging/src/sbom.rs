@@ -58,10 +58,12 @@ fn bill(metadata: &Value, checksums: &Checksums) -> Value {
         .iter()
         .map(|n| (word(n, "id"), n))
         .collect();
+    // Below the root of the workspace, wherever that lies.
+    let root = word(metadata, "workspace_root");
     let shipped = |package: &&Value| {
-        let path = word(package, "manifest_path");
+        let path = word(package, "manifest_path").strip_prefix(root).unwrap_or_default();
         package.get("source").is_none_or(Value::is_null)
-            && (path.contains("/daemon/") || path.contains("/plugins/"))
+            && (path.starts_with("/daemon/") || path.starts_with("/plugins/"))
     };
     let mut open: Vec<&str> =
         packages.values().copied().filter(|p| shipped(p)).map(|p| word(p, "id")).collect();
