@@ -30,21 +30,23 @@ pub fn write_all(share: &Path) -> Tried {
 
 /// One page for the command and one for each of its commands that are not hidden, and for each of theirs.
 fn pages() -> Tried<Vec<(String, Vec<u8>)>> {
-    let mut root = cli::command();
+    let mut root = without_help(cli::command());
     root.build();
     let mut pages = vec![("connect-migrator.1".to_owned(), page(root.clone())?)];
     pages_below(&root, "connect-migrator", &mut pages)?;
     Ok(pages)
 }
 
+/// The command `help` says what the pages say, and has none.
+fn without_help(command: clap::Command) -> clap::Command {
+    command.disable_help_subcommand(true).mut_subcommands(without_help)
+}
+
 fn pages_below(command: &clap::Command, above: &str, pages: &mut Vec<(String, Vec<u8>)>) -> Tried {
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        if command.get_name() == "help" {
-            continue;
-        }
         let name = format!("{above}-{}", command.get_name());
         let title: &'static str = Box::leak(name.clone().into_boxed_str());
-        let of = command.clone().name(title).disable_help_subcommand(true);
+        let of = command.clone().name(title);
         pages.push((format!("{name}.1"), page(of)?));
         pages_below(command, &name, pages)?;
     }
