@@ -42,6 +42,8 @@ struct Installed {
     name: String,
     /// Where its code is.
     file: String,
+    /// The versions of the boundary for which it names an entry point.
+    abi: Vec<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     /// Why it would not be loaded.
@@ -61,15 +63,16 @@ pub(super) async fn run(instance: &Instance, command: &PluginsCommand) -> Exit {
 
 fn list(plugins: &Plugins, json: bool) -> Exit {
     let look = |(name, plugin): (&String, &PluginRef)| {
-        let (sha256, refused) = match host::digest(plugin) {
-            Ok(digest) => (digest, None),
-            Err(failure) => (None, Some(failure.to_string())),
+        let read = host::digest(plugin).and_then(|digest| Ok((digest, host::abi_named(plugin)?)));
+        let (sha256, abi, refused) = match read {
+            Ok((digest, abi)) => (digest, abi, None),
+            Err(failure) => (None, Vec::new(), Some(failure.to_string())),
         };
         let file = match plugin {
             PluginRef::BuiltIn(_) => "built in".to_owned(),
             PluginRef::File(path) => path.display().to_string(),
         };
-        Installed { name: name.clone(), file, sha256, refused }
+        Installed { name: name.clone(), file, abi, sha256, refused }
     };
     let installed: Vec<Installed> = plugins.0.iter().map(look).collect();
     let bad = installed.iter().any(|plugin| plugin.refused.is_some());
@@ -79,14 +82,18 @@ fn list(plugins: &Plugins, json: bool) -> Exit {
             Err(error) => return Exit::Failed.because(&error),
         }
     } else {
-        let mut table = tables::new(["PLUGIN", "FILE", "SHA-256", ""]);
+        let mut table = tables::new(["PLUGIN", "ABI", "FILE", "SHA-256", ""]);
         for plugin in &installed {
             let digest = plugin.sha256.as_deref().and_then(|hex| hex.get(..12)).unwrap_or("-");
             let refused =
                 plugin.refused.as_deref().map_or_else(String::new, |why| format!("NOT LOADED: {why}"));
-            table.add_row([plugin.name.clone(), plugin.file.clone(), digest.to_owned(), refused]);
+            let abi: Vec<String> = plugin.abi.iter().map(u16::to_string).collect();
+            let abi = if abi.is_empty() { "none".to_owned() } else { abi.join(", ") };
+            table.add_row([plugin.name.clone(), abi, plugin.file.clone(), digest.to_owned(), refused]);
         }
-        say_line!("{table}");
+        say_line!(
+            "{table}\n\n`connect-migrator plugins verify` loads each in a process of its own, and shows its version and steps."
+        );
     }
     if bad { Exit::Failed } else { Exit::Done }
 }

@@ -47,6 +47,7 @@ pub use process::step_host_main;
 pub use transient::{SurvivorError, TransientLauncher};
 pub use trust::{Trust, Untrusted};
 
+use connect_migrator_sdk::boundary::{ABI_MAJOR, SYMBOL};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::io::Read;
@@ -54,6 +55,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes read at once for a digest.
 const DIGEST_CHUNK_BYTES: usize = 128 * 1024;
+/// No plugin is larger; what lies behind is not looked at.
+const PLUGIN_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Where a plugin's code is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,6 +119,33 @@ pub fn digest_of(trust: &Trust, plugin: &PluginRef) -> Result<Option<String>, Ca
     Ok(Some(hex))
 }
 
+/// The versions of the boundary for which a plugin's file names an entry point, from its bytes alone: `[1]`. Nothing of it is loaded.
+///
+/// # Errors
+/// As [`digest`].
+pub fn abi_named(plugin: &PluginRef) -> Result<Vec<u16>, CallFailure> {
+    let PluginRef::File(path) = plugin else { return Ok(vec![ABI_MAJOR]) };
+    let mut bytes = Vec::new();
+    trusted(&Trust::default(), path)?.take(PLUGIN_MAX_BYTES).read_to_end(&mut bytes).map_err(|error| {
+        CallFailure::Refused {
+            plugin: path.display().to_string(),
+            why: format!("it cannot be read: {error}"),
+            remedy: "check the disk that it is on".into(),
+        }
+    })?;
+    Ok(abi_in(&bytes))
+}
+
+/// The names of a library's symbols stand in its table of strings, each between zero bytes.
+fn abi_in(bytes: &[u8]) -> Vec<u16> {
+    let name = SYMBOL.trim_end_matches(|c: char| c.is_ascii_digit()).as_bytes();
+    let number = |text: &[u8]| std::str::from_utf8(text.strip_prefix(name)?).ok()?.parse().ok();
+    let mut found: Vec<u16> = bytes.split(|byte| *byte == 0).filter_map(number).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 fn trusted(trust: &Trust, path: &Path) -> Result<std::fs::File, CallFailure> {
     trust.open(path).map_err(|untrusted| CallFailure::Refused {
         plugin: path.display().to_string(),
@@ -127,6 +157,16 @@ fn trusted(trust: &Trust, path: &Path) -> Result<std::fs::File, CallFailure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_versions_of_the_boundary_are_read_from_the_names_of_symbols() {
+        let strings = b"\x7fELF\0memcpy\0connect_migrator_plugin_v1\0connect_migrator_plugin_v12\0";
+        assert_eq!(abi_in(strings), [1, 12]);
+        let others =
+            b"\0xconnect_migrator_plugin_v1\0connect_migrator_plugin_v\0connect_migrator_plugin_v1x\0";
+        assert_eq!(abi_in(others), [] as [u16; 0]);
+        assert_eq!(abi_named(&PluginRef::BuiltIn("systemd".into())).unwrap(), [ABI_MAJOR]);
+    }
 
     #[test]
     fn the_digest_is_that_of_sha256sum() {
