@@ -155,6 +155,7 @@ pub struct Engine {
     park: bool,
     /// systemd ends this process: the park is not taken back.
     stop: bool,
+    /// It was decided while something else was being done.
     rollback: bool,
     commit: bool,
 }
@@ -233,11 +234,6 @@ impl Engine {
             while let Ok((command, reply)) = commands.try_recv() {
                 self.heed(&command, reply, None);
             }
-            if self.rollback && self.journal.with(|view| view.decision.is_none() && view.is_open()) {
-                self.rollback = false;
-                self.append(&Event::RollbackDecided { cause: operators_cause() })?;
-                continue;
-            }
             if self.park && self.journal.with(|view| view.is_open() && !in_window(view)) {
                 self.append(&Event::Parked)?;
                 return Ok(Finish::Parked);
@@ -308,10 +304,14 @@ impl Engine {
                     Err("it is already committed: there is no way back".into())
                 }
                 Some(_) => Ok("it is already rolling back".into()),
-                None => {
-                    self.rollback = true;
-                    Ok(interrupt("rolls back"))
-                }
+                // Durable before it is promised: a daemon that dies during the call must not go on forward.
+                None => match self.append(&Event::RollbackDecided { cause: operators_cause() }) {
+                    Ok(()) => {
+                        self.rollback = true;
+                        Ok(interrupt("rolls back"))
+                    }
+                    Err(error) => Err(error.to_string()),
+                },
             },
             Command::Commit => {
                 if view.soak_since.is_some() && view.decision.is_none() {

@@ -23,8 +23,44 @@ impl Observer for Asks {
     }
 }
 
-/// The finish of a run that is asked these things in its window, and the answers.
-fn asked_in_the_window(questions: &[Command]) -> (Finish, Vec<Result<String, String>>) {
+/// Calls that leave time to ask while they are under way.
+struct Slow(Steps);
+
+impl Caller for Slow {
+    fn call<'a>(
+        &'a self,
+        step: &'a PlannedStep,
+        call: Called,
+        listener: Arc<dyn Listener>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move {
+            if step.id == "container" && call.invocation.op == Op::Apply {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            self.0.call(step, call, listener, cancel).await
+        })
+    }
+
+    fn await_end<'a>(
+        &'a self,
+        step: &'a PlannedStep,
+        call: Called,
+        listener: Arc<dyn Listener>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<RealEnd, String>> {
+        self.0.await_end(step, call, listener, cancel)
+    }
+}
+
+/// How a run went that was asked something in its window.
+struct Asked {
+    finish: Finish,
+    answers: Vec<Result<String, String>>,
+    events: Vec<Event>,
+}
+
+fn asked_in_the_window(questions: &[Command]) -> Asked {
     let lab = Lab::new();
     let script = Script::default();
     let (send, mut commands) = tokio::sync::mpsc::channel(8);
@@ -37,10 +73,11 @@ fn asked_in_the_window(questions: &[Command]) -> (Finish, Vec<Result<String, Str
         Steps { world: Arc::new(Mutex::new(World::new())), script: script.clone(), left: Arc::default() };
     let plan = plan(lab.dir.path(), &script);
     let started = started(&plan);
+    let store = Arc::new(MemoryStore::default());
     let mut engine = Engine::new(
         plan,
-        Arc::new(MemoryStore::default()),
-        Arc::new(steps),
+        Arc::clone(&store) as Arc<dyn Store>,
+        Arc::new(Slow(steps)),
         Arc::new(NoSecrets),
         Arc::clone(&asks) as Arc<dyn Observer>,
         Arc::new(LateClock),
@@ -49,23 +86,41 @@ fn asked_in_the_window(questions: &[Command]) -> (Finish, Vec<Result<String, Str
     engine.start(&started).unwrap();
     let finish = lab.runtime.block_on(engine.run(&mut commands)).unwrap();
     let answers = asks.answers.lock().unwrap().iter_mut().map(|answer| answer.try_recv().unwrap()).collect();
-    (finish, answers)
+    let events = store.load().unwrap().into_iter().map(|record| record.event).collect();
+    Asked { finish, answers, events }
 }
 
 #[test]
 fn a_pause_that_is_taken_back_before_it_parks_does_not_park_later() {
-    let (finish, answers) = asked_in_the_window(&[Command::Park]);
-    assert_eq!(finish, Finish::Parked);
-    assert_eq!(answers, [Ok("parks as soon as users are served again".into())]);
+    let asked = asked_in_the_window(&[Command::Park]);
+    assert_eq!(asked.finish, Finish::Parked);
+    assert_eq!(asked.answers, [Ok("parks as soon as users are served again".into())]);
 
-    let (finish, answers) = asked_in_the_window(&[Command::Park, Command::Resume]);
-    assert_eq!(end_of(&finish), &End::Committed);
-    assert_eq!(answers.last(), Some(&Ok("goes on: the pause was taken back before it parked".into())));
+    let asked = asked_in_the_window(&[Command::Park, Command::Resume]);
+    assert_eq!(end_of(&asked.finish), &End::Committed);
+    let taken_back = "goes on: the pause was taken back before it parked";
+    assert_eq!(asked.answers.last(), Some(&Ok(taken_back.into())));
 }
 
 #[test]
 fn a_stop_by_systemd_is_not_taken_back() {
-    let (finish, answers) = asked_in_the_window(&[Command::Park, Command::Stop, Command::Resume]);
-    assert_eq!(finish, Finish::Parked);
-    assert!(answers.last().unwrap().is_err(), "{answers:?}");
+    let asked = asked_in_the_window(&[Command::Park, Command::Stop, Command::Resume]);
+    assert_eq!(asked.finish, Finish::Parked);
+    assert!(asked.answers.last().unwrap().is_err(), "{:?}", asked.answers);
+}
+
+#[test]
+fn a_rollback_that_was_promised_during_a_call_is_durable_before_the_call_has_ended() {
+    for question in [Command::Rollback, Command::Abort] {
+        let asked = asked_in_the_window(std::slice::from_ref(&question));
+        assert_eq!(end_of(&asked.finish), &End::RolledBack { left: vec![] });
+        assert_eq!(asked.answers, [Ok("rolls back when the running call (apply) has ended".into())]);
+        let began = asked.events.iter().position(
+            |event| matches!(event, Event::Intent { step, op: Op::Apply, .. } if step == "container"),
+        );
+        let after: Vec<&Event> = asked.events.iter().skip(began.unwrap() + 1).collect();
+        let at = |wanted: fn(&Event) -> bool| after.iter().position(|event| wanted(event)).unwrap();
+        let decided = at(|event| matches!(event, Event::RollbackDecided { .. }));
+        assert!(decided < at(|event| matches!(event, Event::Outcome { .. })), "{question:?}: {after:?}");
+    }
 }
