@@ -42,7 +42,8 @@ Exit codes:
   6  the runbook, or the state of the instance, cannot be used
   7  another connect-migrator is at work on this instance
 
-A migration is started with `systemctl start connect-migrator@INSTANCE`.";
+A migration is started with `systemctl start connect-migrator@INSTANCE`.
+What --json prints is described by the schemas in /usr/share/connect-migrator/schema.";
 
 /// Moves a Posit Connect server from its host into a container, and back if need be
 #[derive(Debug, Parser)]
