@@ -159,10 +159,14 @@ impl Watcher {
     /// # Errors
     /// When the bus fails, or the daemon refuses.
     pub async fn ask(&self, method: &str) -> Result<Option<String>, String> {
-        use fdo::Error as Said;
         // Whoever sits at a terminal can be asked for a password.
+        self.call(method, std::io::stdin().is_terminal()).await
+    }
+
+    async fn call(&self, method: &str, interactive: bool) -> Result<Option<String>, String> {
+        use fdo::Error as Said;
         let mut flags = MethodFlags::NO_AUTO_START;
-        flags.set(MethodFlags::ALLOW_INTERACTIVE_AUTH, std::io::stdin().is_terminal());
+        flags.set(MethodFlags::ALLOW_INTERACTIVE_AUTH, interactive);
         let asked = async {
             let object: zbus::Proxy<'_> = zbus::proxy::Builder::new(&self.connection)
                 .destination(self.name.as_str())
@@ -195,7 +199,8 @@ impl Watcher {
     /// # Errors
     /// When the bus fails, the daemon refuses, or its answer is not understood.
     pub async fn status(&self) -> Result<Option<Status>, String> {
-        let Some(text) = self.ask("Report").await? else { return Ok(None) };
+        // Asked twice a second by whoever follows: a password cannot be asked for each time.
+        let Some(text) = self.call("Report", false).await? else { return Ok(None) };
         serde_json::from_str(&text).map_err(|error| {
             format!("the daemon's report was not understood: {error}; it may be of another version than this command")
         })
