@@ -397,6 +397,68 @@ async fn whoever_may_not_read_the_state_is_told_by_the_daemon_where_it_stands() 
     assert_eq!(nobody.ask("Rollback").await, Ok(None), "no daemon runs");
 }
 
+/// Runs our command as an ordinary user who may not read the state; answers its exit code and all that it prints.
+fn command_of_an_ordinary_user(scene: &Scene, arguments: &[&str]) -> (Option<i32>, String) {
+    let folder = scene.daemon.folder.path();
+    // The binary itself lies where nobody may look. Copied by a process of its own, so that no other test holds it open for writing.
+    let binary = folder.join("connect-migrator");
+    if !binary.exists() {
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_connect-migrator")).arg(&binary).status();
+        assert!(copied.unwrap().success());
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(binary).args(arguments);
+    command.env("CONNECT_MIGRATOR_TEST_ROOT", folder).env("DBUS_SYSTEM_BUS_ADDRESS", &scene.daemon.address);
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    (out.status.code(), text(&out))
+}
+
+fn migration_that_only_root_may_read(scene: &Scene) {
+    let instance = Instance::below(scene.daemon.folder.path(), "prod").unwrap();
+    std::fs::create_dir_all(instance.state_dir()).unwrap();
+    let event = started(&MemoryStore::default()).started.unwrap().event;
+    SqliteStore::open(&instance.state_path()).unwrap().append(&event).unwrap();
+    std::fs::set_permissions(instance.state_dir(), PermissionsExt::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_polkit_allows_needs_not_read_the_state() {
+    if !am_root() {
+        return;
+    }
+    let scene = scene(Some((true, false))).await;
+    migration_that_only_root_may_read(&scene);
+    let (code, told) = command_of_an_ordinary_user(&scene, &["status", "prod"]);
+    assert!(code == Some(0) && told.contains("0199-1"), "{told}");
+    let (code, told) = command_of_an_ordinary_user(&scene, &["rollback", "prod"]);
+    assert!(code == Some(1) && told.contains("will be put back") && told.contains("--yes"), "{told}");
+    for (arguments, asked) in [
+        (&["pause", "prod"][..], Asked::Park),
+        (&["resume", "prod"], Asked::Resume),
+        (&["abort", "prod", "--yes", "--no-wait"], Asked::Abort),
+        (&["rollback", "prod", "--yes", "--no-wait"], Asked::Rollback),
+        (&["commit", "prod", "--yes", "--no-wait"], Asked::Commit),
+    ] {
+        let (code, told) = command_of_an_ordinary_user(&scene, arguments);
+        assert!(code == Some(0) && told.contains("it will be done"), "{arguments:?}: {told}");
+        assert_eq!(scene.commands.lock().unwrap().pop(), Some(asked));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_polkit_does_not_allow_is_told_by_both_ways_why_not() {
+    if !am_root() {
+        return;
+    }
+    let scene = scene(Some((false, false))).await;
+    migration_that_only_root_may_read(&scene);
+    let (code, told) = command_of_an_ordinary_user(&scene, &["status", "prod"]);
+    assert!(code == Some(1) && told.contains("run as root") && told.contains("not allowed to"), "{told}");
+    let (code, told) = command_of_an_ordinary_user(&scene, &["pause", "prod"]);
+    assert!(code == Some(1) && told.contains("not allowed to org.connect-migrator.run"), "{told}");
+    assert!(scene.commands.lock().unwrap().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_the_engine_refuses_is_told_in_its_words() {
     let daemon = Daemon::start();
