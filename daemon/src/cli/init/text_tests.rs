@@ -56,6 +56,8 @@ fn odd_host() -> Seen {
         connect.address = None;
     }
     seen.stored.clear();
+    // The data lie at the first place.
+    seen.nfs_mount = "/mnt/connect-data".into();
     seen
 }
 
