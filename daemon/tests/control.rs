@@ -170,6 +170,32 @@ async fn a_pause_reaches_a_daemon_that_is_only_starting_and_a_resume_takes_it_ba
     assert!(!host.machine.asked().contains(&format!("StartUnit {UNIT}")), "the unit runs already");
 }
 
+/// The run ends while the command waits for its daemon.
+async fn run_that_ends_meanwhile(command: &[&str], events: &[Event]) -> (Option<i32>, String) {
+    let host = Host::with(&[]).await;
+    host.unit(|unit| unit.active = "activating".into());
+    let ends = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        events.iter().for_each(|event| host.append(event));
+        host.unit(|unit| unit.active = "inactive".into());
+    };
+    let (code, told) = host.run(command, ends).await;
+    assert!(!host.machine.asked().contains(&format!("StartUnit {UNIT}")), "another migration began: {told}");
+    (code, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_comes_too_late_does_not_begin_another_migration() {
+    let rolled_back = [rollback_decided(), Event::Closed { end: End::RolledBack { left: vec![] } }];
+    let (code, told) = run_that_ends_meanwhile(&["rollback", "prod", "--yes"], &rolled_back).await;
+    assert!(code == Some(0) && told.contains("rolled back"), "{told}");
+    let (code, told) = run_that_ends_meanwhile(&["resume", "prod"], &rolled_back).await;
+    assert!(code == Some(3) && told.contains("rolled back"), "{told}");
+    let blocked = [Event::Closed { end: End::Blocked }];
+    let (code, told) = run_that_ends_meanwhile(&["rollback", "prod", "--yes"], &blocked).await;
+    assert!(code == Some(1) && told.contains("has just ended"), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_starts_the_unit_of_a_parked_run() {
     let host = Host::with(&[Event::Parked]).await;

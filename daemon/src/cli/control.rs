@@ -47,16 +47,21 @@ pub(super) async fn resume(instance: &Instance) -> Exit {
     if view.as_ref().is_some_and(|view| view.phase() == Phase::Check) {
         say_line!("The checks come first; this ends when they have passed.");
     }
+    let told = |report: Report| {
+        say!("{}", report.text());
+        follow::exit_of(&report).unwrap_or(Exit::Failed)
+    };
+    // A start after the end would begin another migration.
+    if let Some(report) = ended_meanwhile(instance, view.as_ref()) {
+        return told(report);
+    }
     match daemon::start(instance).await {
         Ok(()) => {
             say_line!("{} goes on; {shows}", instance.name());
             Exit::Done
         }
         Err(error) => match ended_meanwhile(instance, view.as_ref()) {
-            Some(report) => {
-                say!("{}", report.text());
-                follow::exit_of(&report).unwrap_or(Exit::Failed)
-            }
+            Some(report) => told(report),
             None => Exit::Failed.because(&error),
         },
     }
@@ -152,6 +157,8 @@ async fn decide(instance: &Instance, choice: &Choice, yes: bool, wait: bool) -> 
                 return exit;
             }
         }
+        // The daemon may have died after it had written the decision down, and before it could answer.
+        Err(_) if is_decided(instance, choice) => say_line!("{}: it is decided already", instance.name()),
         Err(error) => return Exit::Failed.because(&error),
     }
     if !wait {
@@ -161,6 +168,11 @@ async fn decide(instance: &Instance, choice: &Choice, yes: bool, wait: bool) -> 
         exit = follow::run(instance, watcher.as_ref(), false, before, carried_out) => exit,
         why = daemon::standstill(instance, watcher.as_ref()) => Exit::NeedsOperator.because(&why),
     }
+}
+
+fn is_decided(instance: &Instance, choice: &Choice) -> bool {
+    let view = status::read(instance).ok().flatten();
+    view.is_some_and(|view| matches!((choice.event)(&view), Ok(None)))
 }
 
 /// The exit code once what was decided has been carried out, or needs an operator.
@@ -179,12 +191,22 @@ async fn decide_alone(instance: &Instance, choice: &Choice) -> Result<(), Exit> 
         let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
         let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);
         match (choice.event)(&view) {
+            Ok(Some(_)) if !view.is_open() => {
+                return Err(Exit::Failed.because(&format!(
+                    "the migration has just ended; see `connect-migrator status {}`",
+                    instance.name()
+                )));
+            }
             Ok(Some(event)) => view.add(&store.append(&event).map_err(|error| unusable(&error))?),
             Ok(None) => {}
             Err(why) => return Err(Exit::Failed.because(&why)),
         }
         view
     };
+    // It was decided and carried out since it was looked at: a start would begin another migration.
+    if !decided.is_open() {
+        return Ok(());
+    }
     match daemon::start(instance).await {
         // It may have carried the decision out before systemd saw it run.
         Err(error) if ended_meanwhile(instance, Some(&decided)).is_none() => {
