@@ -121,7 +121,9 @@ const OWN: &str = r#"mkdir /root/image && cd /root/image
 /// Built by the step, looked at, and moved to.
 fn builds(lab: &Lab, made_of: &str, runbook: Runbook) -> Tried {
     lab.must(made_of)?;
-    lab.write_runbook(&runbook.container(r#", scan = ["/usr/local/bin/scanner", "{image}"]"#).text())?;
+    // With no more than Connect needs, also where there is AppArmor.
+    let settings = r#", scan = ["/usr/local/bin/scanner", "{image}"], privileges = "sys-admin""#;
+    lab.write_runbook(&runbook.container(settings).text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_standing("committed")?;
     lab.assert_moved()
@@ -146,6 +148,8 @@ fn built_by_podman(lab: &Lab) -> Tried {
     lab.must(super::podman::GROUND)?;
     let recipe = r#"{ build = { bakery = "/root/image/bakery.yaml", version = "match-source", variant = "std", os = "ubuntu-24.04" } }"#;
     builds(lab, &format!("{OWN}\n{BAKERY}"), with(recipe.into()).podman())?;
+    let privileged = lab.must("podman inspect --format '{{.HostConfig.Privileged}}' connect-prod")?;
+    ensure!(privileged.trim() == "false", "the container has all privileges");
     let label = lab
         .must("podman inspect --format '{{index .Config.Labels \"co.posit.image.version\"}}' connect-prod")?;
     ensure!(label.trim() == "2026.03.1", "the label of the version is {label}");
@@ -159,6 +163,8 @@ fn built(lab: &Lab) -> Tried {
     let recipe = r#"{ containerfile = "/root/image/Containerfile", context = "/root/image" }"#;
     builds(lab, OWN, with(recipe.into()))?;
     lab.must("docker exec connect-prod cat /opt/note | grep -qx own")?;
+    let privileged = lab.must("docker inspect --format '{{.HostConfig.Privileged}}' connect-prod")?;
+    ensure!(privileged.trim() == "false", "the container has all privileges");
     let pinned = lab.must("docker inspect --format '{{.Config.Image}}' connect-prod")?;
     ensure!(pinned.starts_with("sha256:"), "the container's image is {pinned}");
     let report = lab.must("cat /var/lib/connect-migrator/prod/report.json")?;

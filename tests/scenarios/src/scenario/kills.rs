@@ -130,7 +130,8 @@ const FIGURES: &str = r#"cd /root/lab/units && systemctl stop lab-units
     done | sort -u"#;
 
 fn goes_on(lab: &Lab) -> Tried {
-    lab.write_runbook(&Runbook::tag("slow").text())?;
+    // With no more than Connect needs, on a host with AppArmor.
+    lab.write_runbook(&Runbook::tag("slow").container(r#", privileges = "sys-admin""#).text())?;
     lab.must(KEEP_UNITS)?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_for("the step that starts the container", &format!("{CONTAINERS_UNIT} | grep -q ."))?;
@@ -153,7 +154,12 @@ fn goes_on(lab: &Lab) -> Tried {
         (made.as_str(), probed.as_str()) == ("1", "0"),
         "{made} applies and {probed} probes of the container"
     );
-    println!("{}", lab.must(FIGURES)?);
+    let privileged = lab.must("docker inspect --format '{{.HostConfig.Privileged}}' connect-prod")?;
+    ensure!(privileged.trim() == "false", "the container has all privileges");
+    lab.assert_moved()?;
+    let figures = lab.must(FIGURES)?;
+    ensure!(figures.lines().count() > 8, "too few figures of units:\n{figures}");
+    println!("{figures}");
     ended_once(lab)
 }
 
