@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 const EXPORT: &str = "nas:/export/connect";
 
@@ -117,6 +118,21 @@ impl House {
             json["facts"]["target"] = "started".into();
         }
         self.host.context_with(serde_json::from_value(json).unwrap())
+    }
+
+    /// Waits until what is written now gets a clearly later time than this file.
+    fn let_the_clock_go_on(&self, file: &str) {
+        let changed = |path: PathBuf| {
+            let about = fs::metadata(path).unwrap();
+            (about.ctime() * 1_000) + about.ctime_nsec() / 1_000_000
+        };
+        let (before, end) = (changed(self.at(file)), Instant::now() + Duration::from_secs(10));
+        fs::write(self.at("clock"), "tick").unwrap();
+        while changed(self.at("clock")) < before + 200 {
+            assert!(Instant::now() < end, "the file system's clock stands still");
+            std::thread::sleep(Duration::from_millis(10));
+            fs::write(self.at("clock"), "tick").unwrap();
+        }
     }
 
     async fn check(&self) -> Vec<Finding> {
@@ -238,6 +254,8 @@ async fn what_is_copied_already_needs_no_room_again() {
     let house = House::new();
     let data = 2 << 20;
     fs::write(house.at("data/apps/large"), vec![7; data]).unwrap();
+    // What was written in the moment of its copy is copied once more, beside the first one, for which there is no room here.
+    house.let_the_clock_go_on("data/apps/large");
     let _small = Small::with(house.at("mount"), "size=3m,mode=755");
     house.prepare().await;
     assert_eq!(blockers(&house.check().await), [""; 0]);
