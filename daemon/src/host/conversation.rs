@@ -114,7 +114,8 @@ pub async fn describe(launcher: &dyn Launcher, plugin: &PluginRef) -> Result<Plu
     {
         return Ok(plugin.describe());
     }
-    let within = launcher.limits().describe;
+    // Right after a boot it is the start of the process that takes its time.
+    let within = launcher.limits().hello + launcher.limits().describe;
     let start = Start {
         plugin: plugin.clone(),
         what: format!("the description of the plugin {}", plugin.name()),
@@ -217,6 +218,8 @@ struct Conversation<'a> {
     patience: Patience,
     /// Until when the first frame must come; `None` once it has come.
     greeted: Option<Instant>,
+    /// How long it has for that.
+    greeting: Duration,
     records: usize,
     undo_bytes: usize,
     /// The last line on stderr.
@@ -244,6 +247,7 @@ impl<'a> Conversation<'a> {
             teller: Teller::new(listener, limits),
             patience: Patience::Running { until: Instant::now() + within, given: within },
             greeted: Some(Instant::now() + limits.hello.min(within)),
+            greeting: limits.hello.min(within),
             records: 0,
             undo_bytes: 0,
             last_words: None,
@@ -301,10 +305,7 @@ impl<'a> Conversation<'a> {
         let now = Instant::now();
         if self.greeted.is_some_and(|until| now >= until) && matches!(self.patience, Patience::Running { .. })
         {
-            return Some(End::Wrong(format!(
-                "nothing within {} ms of its start",
-                self.limits.hello.as_millis()
-            )));
+            return Some(End::Wrong(format!("nothing within {} ms of its start", self.greeting.as_millis())));
         }
         match self.patience {
             Patience::Running { given, .. } => return self.ask_to_end(Why::TimedOut { given }).await,

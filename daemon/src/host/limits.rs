@@ -13,7 +13,7 @@ pub struct HostLimits {
     pub terminate_grace: Duration,
     /// From the last frame, or from SIGKILL, to the end of the process. Default 5 s.
     pub exit_grace: Duration,
-    /// For `describe`, which does no I/O. Default 10 s.
+    /// For `describe`, which does no I/O, beside the time for the first frame. Default 10 s.
     pub describe: Duration,
     /// For a frame to be taken by a step host. Default 10 s.
     pub write: Duration,

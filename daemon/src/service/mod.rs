@@ -93,9 +93,12 @@ async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> 
     }
     let (launcher, caller) =
         launchers(instance, steps, &view, teller).await.map_err(|error| (Exit::Failed, error))?;
-    let Recovered { plan, begins } = recover::recover(instance, store.as_ref(), launcher.as_ref())
-        .await
-        .map_err(|error| unusable(&error))?;
+    let Recovered { plan, begins } =
+        recover::recover(instance, store.as_ref(), launcher.as_ref()).await.map_err(|error| {
+            // A migration that is open is not left lying: systemd starts it again after a failure.
+            let exit = if view.is_open() && error.may_pass() { Exit::Failed } else { Exit::Unusable };
+            (exit, error.to_string())
+        })?;
     teller.outline(&plan.outline());
     let engine = Engine::new(
         plan,

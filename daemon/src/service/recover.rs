@@ -2,7 +2,7 @@
 
 use super::Teller;
 use crate::engine::Plan;
-use crate::host::{Launcher, PluginRef};
+use crate::host::{CallFailure, Launcher, PluginRef};
 use crate::instance::{self, AssembleError, Instance, PinError, Plugins};
 use crate::runbook::{Runbook, RunbookError};
 use crate::state::{Event, Store, StoreError, View};
@@ -36,6 +36,15 @@ pub(super) enum RecoverError {
          or go back with `connect-migrator rollback {instance}`, which uses the runbook as it was"
     )]
     Changed { path: String, diff: String, instance: String },
+}
+
+impl RecoverError {
+    /// Whether the next try can go well though nobody mends anything: right after a boot a machine may be too busy for a plugin to
+    /// describe itself in time.
+    pub(super) fn may_pass(&self) -> bool {
+        let RecoverError::Assemble(AssembleError::Plugin { why, .. }) = self else { return false };
+        !matches!(why, CallFailure::Refused { .. } | CallFailure::TooLarge { .. } | CallFailure::Step(_))
+    }
 }
 
 /// Reads the state and makes the plan. Changes nothing but the copies of the plugins.
@@ -166,6 +175,22 @@ mod tests {
     use crate::state::{Cause, MemoryStore, Outline};
 
     const RUNBOOK: &str = "version = 1\n[[step]]\nid = \"stop\"\nuses = \"systemd/stop\"\n";
+
+    #[test]
+    fn a_plugin_that_was_too_slow_or_died_may_do_better_next_time_and_one_that_was_refused_may_not() {
+        let of = |why| RecoverError::Assemble(AssembleError::Plugin { plugin: "docker".into(), why });
+        let call = || "the description of the plugin docker".to_owned();
+        assert!(
+            of(CallFailure::Protocol { call: call(), what: "nothing within 60000 ms".into() }).may_pass()
+        );
+        assert!(of(CallFailure::Crashed { call: call(), how: "was killed".into() }).may_pass());
+        assert!(of(CallFailure::NotStarted { call: call(), why: "no memory".into() }).may_pass());
+        let refused =
+            CallFailure::Refused { plugin: "docker".into(), why: "not root's".into(), remedy: "".into() };
+        assert!(!of(refused).may_pass());
+        let changed = RecoverError::Changed { path: "/x".into(), diff: "-a".into(), instance: "prod".into() };
+        assert!(!changed.may_pass());
+    }
 
     /// What a start makes of an open migration whose runbook is now this one.
     fn recovered(now: Option<&str>, decided: Option<Event>) -> Result<Recovered, RecoverError> {
