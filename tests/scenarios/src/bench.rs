@@ -11,7 +11,8 @@ use crate::artifacts::Artifacts;
 use crate::lab::{self, Lab, Tried};
 use connect_migrator_rig::Suite;
 
-/// Runs the benches, or those whose name (`window`, `relocation`, `latency`, `step`, `rebuild`, `copy`, `database`) is in `only`, and prints their figures.
+/// Runs the benches, or those whose name (`window`, `relocation`, `latency`, `step`, `rebuild`, `copy`, `database`) is in `only`, and
+/// prints their figures.
 ///
 /// # Errors
 /// When one cannot be run, or a figure is worse than it may be.
