@@ -216,6 +216,36 @@ async fn a_panic_in_describe_is_told() {
     assert_eq!(describe(&launcher(), &hostile()).await.unwrap().steps[0].name, "hostile");
 }
 
+/// A launcher whose step host runs these lines of shell first.
+fn beginning_with(lines: &str, folder: &std::path::Path, limits: HostLimits) -> ChildLauncher {
+    let program = folder.join("step-host.sh");
+    let text = format!("#!/bin/sh\n{lines}\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_connect-migrator"));
+    std::fs::write(&program, text).unwrap();
+    hosted::mode(&program, 0o755);
+    launcher().program(&program).with_limits(limits)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_host_that_starts_slowly_describes_its_plugin_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = HostLimits { hello: BOUND, describe: Duration::from_millis(500), ..limits() };
+    let slow = beginning_with("sleep 1", folder.path(), limits);
+    assert_eq!(describe(&slow, &hostile()).await.unwrap().steps[0].name, "hostile");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_host_that_says_nothing_is_told_as_that_and_not_as_a_fault_of_the_plugin() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = HostLimits { hello: Duration::from_secs(1), ..limits() };
+    let silent = beginning_with("exec sleep 60", folder.path(), limits);
+    let failure = describe(&silent, &hostile()).await.unwrap_err();
+    assert_eq!(
+        failure.cause(),
+        "the description of the plugin hostile did not begin: its process said nothing within 1 s"
+    );
+    assert!(failure.remedy().contains("less busy"), "{}", failure.remedy());
+}
+
 /// The rest of a rollback whose records would not fit into a frame is a refusal before anything runs, not a crash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_with_as_many_records_as_a_call_may_make_fits_into_a_frame() {

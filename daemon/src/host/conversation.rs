@@ -201,6 +201,8 @@ enum End {
     },
     /// The step host said something it must not say.
     Wrong(String),
+    /// It said nothing at all in the time that it has for its first frame.
+    Silent,
     /// The socket closed before the last frame, or our patience ended.
     Gone,
 }
@@ -305,7 +307,7 @@ impl<'a> Conversation<'a> {
         let now = Instant::now();
         if self.greeted.is_some_and(|until| now >= until) && matches!(self.patience, Patience::Running { .. })
         {
-            return Some(End::Wrong(format!("nothing within {} ms of its start", self.greeting.as_millis())));
+            return Some(End::Silent);
         }
         match self.patience {
             Patience::Running { given, .. } => return self.ask_to_end(Why::TimedOut { given }).await,
@@ -464,7 +466,7 @@ impl<'a> Conversation<'a> {
         let call = self.call.clone();
         let said_more = match &end {
             End::Answered(_) | End::NotLoaded { .. } => self.await_silence().await,
-            End::Wrong(_) | End::Gone => None,
+            End::Wrong(_) | End::Silent | End::Gone => None,
         };
         if let Some(what) = said_more {
             return Err(CallFailure::Protocol { call, what });
@@ -482,6 +484,7 @@ impl<'a> Conversation<'a> {
                 Err(CallFailure::Refused { plugin: self.plugin.to_string(), why, remedy })
             }
             End::Wrong(what) => Err(CallFailure::Protocol { call, what }),
+            End::Silent => Err(CallFailure::Silent { call, after: self.greeting }),
             End::Gone => Err(self.gone(call).await),
         }
     }

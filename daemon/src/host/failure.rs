@@ -47,6 +47,13 @@ pub enum CallFailure {
         /// What it said.
         what: String,
     },
+    /// The step host said nothing at all in the time that it has to start.
+    Silent {
+        /// What was called.
+        call: String,
+        /// How long it had.
+        after: Duration,
+    },
     /// The plugin was not loaded: its file is not trusted, or it is not made for this daemon. Nothing of it has run, but for
     /// what a shared library runs while it is loaded.
     Refused {
@@ -87,7 +94,8 @@ impl CallFailure {
             | CallFailure::Crashed { .. }
             | CallFailure::TimedOut { .. }
             | CallFailure::IgnoredCancel { .. }
-            | CallFailure::Protocol { .. } => false,
+            | CallFailure::Protocol { .. }
+            | CallFailure::Silent { .. } => false,
         }
     }
 
@@ -115,6 +123,9 @@ impl CallFailure {
             CallFailure::Protocol { call, what } => {
                 format!("{call} broke the protocol between daemon and step host: it sent {what}")
             }
+            CallFailure::Silent { call, after } => {
+                format!("{call} did not begin: its process said nothing within {}", Spoken(*after))
+            }
             CallFailure::Refused { plugin, why, .. } => format!("the plugin {plugin} was not loaded: {why}"),
             CallFailure::TooLarge { call, why } => format!("{call} cannot be called: {why}"),
             CallFailure::NotStarted { call, why } => {
@@ -134,6 +145,11 @@ impl CallFailure {
             }
             CallFailure::TimedOut { .. } => {
                 "see in the log of this run what it waited for; give it more time if that is all it needs".into()
+            }
+            CallFailure::Silent { .. } => {
+                "start again when the machine is less busy (`uptime`, `systemctl list-jobs`); if it was not busy, the plugin hangs while it \
+                 is loaded: install another version of it"
+                    .into()
             }
             CallFailure::IgnoredCancel { .. } => "see in the log of this run what it was busy with".into(),
             CallFailure::TooLarge { .. } => "report this with the runbook; nothing was changed by this call".into(),

@@ -137,21 +137,22 @@ impl HostCaller {
         launcher.end_call(seat.number).await.map_err(|error| error.to_string())?;
         let end = match joined {
             // It ended without a word to us, perhaps because we came too late.
-            None | Some(Err(CallFailure::Crashed { .. } | CallFailure::Protocol { .. })) => {
-                match outcome_found(&seat.folder, &key) {
-                    Ok(Some(answer)) => Some(answered(step, &key, answer)),
-                    Ok(None) => None,
-                    Err(error) => {
-                        return Err(format!(
-                            "could not read how {} of step `{}` ended from {}: {error}; move that folder away if you want the \
+            None
+            | Some(Err(
+                CallFailure::Crashed { .. } | CallFailure::Protocol { .. } | CallFailure::Silent { .. },
+            )) => match outcome_found(&seat.folder, &key) {
+                Ok(Some(answer)) => Some(answered(step, &key, answer)),
+                Ok(None) => None,
+                Err(error) => {
+                    return Err(format!(
+                        "could not read how {} of step `{}` ended from {}: {error}; move that folder away if you want the \
                              world to be looked at instead",
-                            key.op,
-                            step.id,
-                            seat.folder.display()
-                        ));
-                    }
+                        key.op,
+                        step.id,
+                        seat.folder.display()
+                    ));
                 }
-            }
+            },
             Some(result) => Some(result),
         };
         Ok(end.map(|result| result.map_err(failure)))

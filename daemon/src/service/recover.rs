@@ -43,7 +43,13 @@ impl RecoverError {
     /// describe itself in time.
     pub(super) fn may_pass(&self) -> bool {
         let RecoverError::Assemble(AssembleError::Plugin { why, .. }) = self else { return false };
-        !matches!(why, CallFailure::Refused { .. } | CallFailure::TooLarge { .. } | CallFailure::Step(_))
+        matches!(
+            why,
+            CallFailure::Silent { .. }
+                | CallFailure::TimedOut { .. }
+                | CallFailure::Crashed { .. }
+                | CallFailure::NotStarted { .. }
+        )
     }
 }
 
@@ -180,9 +186,10 @@ mod tests {
     fn a_plugin_that_was_too_slow_or_died_may_do_better_next_time_and_one_that_was_refused_may_not() {
         let of = |why| RecoverError::Assemble(AssembleError::Plugin { plugin: "docker".into(), why });
         let call = || "the description of the plugin docker".to_owned();
-        assert!(
-            of(CallFailure::Protocol { call: call(), what: "nothing within 60000 ms".into() }).may_pass()
-        );
+        let silent = CallFailure::Silent { call: call(), after: std::time::Duration::from_secs(60) };
+        let told = silent.to_string();
+        assert!(told.contains("nothing within 60 s") && told.contains("less busy"), "{told}");
+        assert!(of(silent).may_pass());
         assert!(of(CallFailure::Crashed { call: call(), how: "was killed".into() }).may_pass());
         assert!(of(CallFailure::NotStarted { call: call(), why: "no memory".into() }).may_pass());
         let refused =
