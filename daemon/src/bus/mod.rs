@@ -30,6 +30,10 @@ pub const PATH: &str = "/org/connect_migrator/migration";
 pub const INTERFACE: &str = "org.connect_migrator.Migration1";
 /// How long the last signals may take.
 const FAREWELL_TIMEOUT_MILLIS: u64 = 500;
+/// How long an answer may take: the daemon itself waits up to 30 s for its engine.
+const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same where a person may be asked for a password first.
+const ASK_PERSON_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long whoever only watches waits for an answer.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -177,7 +181,15 @@ impl Watcher {
                 .await?;
             object.call_with_flags(method, flags, &()).await
         };
-        match asked.await {
+        let within = if interactive { ASK_PERSON_TIMEOUT } else { ASK_TIMEOUT };
+        let Ok(answer) = tokio::time::timeout(within, asked).await else {
+            return Err(format!(
+                "the daemon did not answer `{method}` within {} s; what was asked may be done all the same: see \
+                 `connect-migrator status`",
+                within.as_secs()
+            ));
+        };
+        match answer {
             Ok(answer) => Ok(answer),
             Err(zbus::Error::FDO(error)) => match *error {
                 // It does not run, or it has ended before it answered.
