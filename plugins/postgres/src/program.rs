@@ -1,8 +1,9 @@
 //! The product's own programs: run without a terminal, with a bound, their output kept without secrets.
 
+use crate::backup::write_whole;
 use connect_migrator_connect::secrets;
 use connect_migrator_sdk::{Secret, StepError};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -23,6 +24,8 @@ const DRAIN_SECONDS: u64 = 2;
 pub const ANSWER_SECONDS: u64 = 30;
 /// Gives the program a session of its own: then it has no terminal to ask on, and can be ended with all its children.
 const SETSID: &str = "setsid";
+/// Begins only once it is told to: until then nobody knows of it, and whoever should end it could not find it.
+const GATE: &str = r#"read -r go && exec "$0" "$@" </dev/null"#;
 /// What is not said aloud.
 const HIDDEN: &str = secrets::HIDDEN;
 
@@ -150,14 +153,19 @@ pub async fn run_watched(
             .remedy("see that the disk is not full")
     })?;
     let mut log = Log { file: Some(file), written: 0, hidden: watch.hidden, tail: Vec::new() };
-    let mut child = started(program, arguments)?;
-    drop(child.stdin.take());
+    let path = program.to_string_lossy();
+    let gated: Vec<&str> = ["-c", GATE, path.as_ref()].into_iter().chain(arguments.iter().copied()).collect();
+    let mut child = started(Path::new("/bin/sh"), &gated)?;
     let id = child.id().unwrap_or_default();
-    // Should this process be killed, the next one ends what is left.
+    // Should this process be killed, the next one ends what is left. If it is killed before this is written, the program never begins.
     let noted = format!("{id} {}", start_time(id).unwrap_or_default());
-    if let Err(error) = std::fs::write(watch.pid_file, noted) {
+    if let Err(error) = write_whole(watch.pid_file, noted.as_bytes()) {
         end(&child);
-        return Err(StepError::new(format!("write {}", watch.pid_file.display())).because(error));
+        return Err(StepError::new("note the process of the program").because(error));
+    }
+    if let Some(mut gate) = child.stdin.take() {
+        // Fails only when it has ended already, which is told below.
+        let _ = gate.write_all(b"go\n").await;
     }
     let (lines, mut received) = tokio::sync::mpsc::channel(64);
     for pipe in [
@@ -276,7 +284,12 @@ pub fn end_leftover(pid_file: &PathBuf) -> bool {
     std::fs::remove_file(pid_file).ok();
     match (id, begun) {
         (Some(id), Some(begun)) if start_time(id) == Some(begun) => {
-            i32::try_from(id).is_ok_and(|id| killpg(Pid::from_raw(id), Signal::SIGKILL).is_ok())
+            // Until setsid has run there is no group, only the process.
+            let ended = |id| {
+                let id = Pid::from_raw(id);
+                killpg(id, Signal::SIGKILL).or_else(|_| kill(id, Signal::SIGKILL)).is_ok()
+            };
+            i32::try_from(id).is_ok_and(ended)
         }
         _ => false,
     }
@@ -317,6 +330,22 @@ mod tests {
         let (ran, log) = run(script, Duration::from_millis(300), dir.path()).await;
         assert!(ran.timed_out && !ran.succeeded() && log.contains("here"));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_program_whose_call_is_killed_before_it_is_noted_never_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("begun");
+        let touch = format!("touch {}", mark.display());
+        let begin = || started(sh(), &["-c", GATE, "/bin/sh", "-c", &touch]).unwrap();
+        let mut killed = begin();
+        // As the end of the call closes it.
+        drop(killed.stdin.take());
+        assert!(!killed.wait().await.unwrap().success());
+        assert!(!mark.exists());
+        let mut told = begin();
+        told.stdin.take().unwrap().write_all(b"go\n").await.unwrap();
+        assert!(told.wait().await.unwrap().success() && mark.exists());
     }
 
     #[tokio::test]
