@@ -185,8 +185,9 @@ impl Pass<'_> {
             }
             Err(errno) => {
                 self.fail("link", &join(member.0, member.1.to_bytes()), errno);
-                if change.open.exclusive && change.there == There::Nothing && errno == Errno::EXIST {
-                    return self.unclaim_taken(true, change.open.number, member.1, change.there, errno);
+                let folder = &change.open;
+                if self.unclaim_taken(folder.exclusive, folder.number, member.1, change.there, errno) {
+                    return;
                 }
                 let name = c_name(member.1.to_bytes()).unwrap_or_default();
                 self.record(change.open.number, &[(name, State::Claimed, 0, change.seen.stamp)]);

@@ -116,7 +116,7 @@ impl Pass<'_> {
         self.record(open.number, &done);
     }
 
-    /// A name that others had taken was not ours to claim: the next pass must not take it for ours.
+    /// A name that others had taken was not ours to claim: the next pass must not take it for ours. Answers whether it was one.
     pub(crate) fn unclaim_taken(
         &self,
         exclusive: bool,
@@ -124,10 +124,12 @@ impl Pass<'_> {
         name: &CStr,
         there: There,
         errno: Errno,
-    ) {
-        if exclusive && there == There::Nothing && errno == Errno::EXIST {
+    ) -> bool {
+        let taken = exclusive && there == There::Nothing && errno == Errno::EXIST;
+        if taken {
             self.journal.add(&[Record::Gone { folder, names: vec![name.to_bytes()] }]);
         }
+        taken
     }
 
     /// Writes down entries of a folder.
