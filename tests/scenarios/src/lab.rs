@@ -181,16 +181,28 @@ impl Lab {
         Ok(self.machine.check_within(command, COMMAND_DEADLINE)?)
     }
 
-    /// What is now.
+    /// What must be the same again after a rollback, as it is now. Not while a container serves: its files come and go.
     ///
     /// # Errors
     /// When it cannot be looked at.
-    pub fn now(&self) -> Tried<Before> {
-        Ok(Before {
-            all: self.must("bash /root/lab/before.sh all")?,
-            kept: self.must("bash /root/lab/before.sh kept")?,
-            content: self.must("bash /root/lab/content.sh")?,
-        })
+    pub fn all_now(&self) -> Tried<String> {
+        self.must("bash /root/lab/before.sh all")
+    }
+
+    /// What may never change, as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn kept_now(&self) -> Tried<String> {
+        self.must("bash /root/lab/before.sh kept")
+    }
+
+    /// What users see now.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn content_now(&self) -> Tried<String> {
+        self.must("bash /root/lab/content.sh")
     }
 
     /// `systemctl start connect-migrator@prod`. `false` when it fails, as it must when the checks find a blocker.
@@ -304,12 +316,12 @@ impl Lab {
         let unit = self.ask("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?;
         ensure!(unit == "inactive\nmasked", "the old unit is {unit:?}");
         self.assert_container_stays()?;
-        let now = self.now()?;
-        let seen = difference(&self.before.content, &now.content);
+        let content = self.content_now()?;
+        let seen = difference(&self.before.content, &content);
         ensure!(seen.is_empty(), "content is not served as before:\n{seen}");
         let good = |line: &str| line.starts_with("200 ") || line.starts_with("101 ");
-        ensure!(now.content.lines().count() > 3 && now.content.lines().all(good), "{}", now.content);
-        let changed = difference(&self.before.kept, &now.kept);
+        ensure!(content.lines().count() > 3 && content.lines().all(good), "{content}");
+        let changed = difference(&self.before.kept, &self.kept_now()?);
         ensure!(changed.is_empty(), "data or configuration was changed:\n{changed}");
         let (here, there) = (self.ask("hostname")?, self.served_by()?);
         ensure!(here != there, "the URL is still served by the host itself");
@@ -355,10 +367,9 @@ impl Lab {
             "the source to serve",
             "curl -fs -m 5 -o /dev/null http://connect.example.com/__ping__",
         )?;
-        let now = self.now()?;
-        let changed = difference(&self.before.all, &now.all);
+        let changed = difference(&self.before.all, &self.all_now()?);
         ensure!(changed.is_empty(), "not as before:\n{changed}");
-        let seen = difference(&self.before.content, &now.content);
+        let seen = difference(&self.before.content, &self.content_now()?);
         ensure!(seen.is_empty(), "content is not served as before:\n{seen}");
         let (here, there) = (self.ask("hostname")?, self.served_by()?);
         ensure!(here == there, "the URL is served by {there}, not by the host");

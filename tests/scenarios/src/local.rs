@@ -218,7 +218,7 @@ impl Lab {
     /// # Errors
     /// With what changed.
     pub fn assert_kept(&self) -> Tried {
-        let changed = difference(&self.before.kept, &self.now()?.kept);
+        let changed = difference(&self.before.kept, &self.kept_now()?);
         ensure!(changed.is_empty(), "what may never change did:\n{changed}");
         Ok(())
     }

@@ -123,7 +123,7 @@ fn prerequisites(lab: &Lab) -> Tried {
 pub(super) fn named(lab: &Lab, broken: &Broken, start: bool) -> Tried {
     lab.must(&broken.breaks)?;
     lab.write_runbook(&broken.runbook.text())?;
-    let before = lab.must("bash /root/lab/before.sh all")?;
+    let before = lab.all_now()?;
     let check = lab.machine.run("connect-migrator check prod --json")?;
     ensure!(check.status == 4, "check answers {}:\n{}{}", check.status, check.stdout, check.stderr);
     let steps: Value = serde_json::from_str(&check.stdout)?;
@@ -151,7 +151,7 @@ pub(super) fn named(lab: &Lab, broken: &Broken, start: bool) -> Tried {
         let journal = lab.ask("journalctl -u connect-migrator@prod -o cat --no-pager")?;
         ensure!(journal.contains(broken.key), "the journal does not name it:\n{journal}");
     }
-    let touched = difference(&before, &lab.must("bash /root/lab/before.sh all")?);
+    let touched = difference(&before, &lab.all_now()?);
     ensure!(touched.is_empty(), "something was touched:\n{touched}");
     Ok(())
 }

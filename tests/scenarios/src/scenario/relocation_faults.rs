@@ -105,7 +105,7 @@ fn killed_and_starved(lab: &Lab) -> Tried {
 fn assert_served(lab: &Lab) -> Tried {
     let unit = lab.ask("systemctl is-active rstudio-connect; systemctl is-enabled rstudio-connect")?;
     ensure!(unit == "inactive\nmasked", "the old unit is {unit:?}");
-    let (now, before) = (lab.must("bash /root/lab/content.sh")?, &lab.before.content);
+    let (now, before) = (lab.content_now()?, &lab.before.content);
     ensure!(now.trim() == before.trim(), "content is not served as before:\n{now}\nwas\n{before}");
     lab.assert_never_two()
 }
@@ -240,7 +240,7 @@ fn after_traffic(lab: &Lab) -> Tried {
     ))?;
     let row = lab.ask("cd /; runuser -u postgres -- psql -qAtc \"select value from settings where name = 'lab.users'\" connect")?;
     ensure!(row == "worked here", "the row that users made is {row:?}");
-    let now = lab.must("bash /root/lab/content.sh")?;
+    let now = lab.content_now()?;
     ensure!(now.trim() == lab.before.content.trim(), "content is not served as before:\n{now}");
     let report = lab.ask("cat /var/lib/connect-migrator/prod/report.txt")?;
     ensure!(
