@@ -211,25 +211,30 @@ async fn kill_after(scene: &Scene, ended: usize) {
     tokio::select! {
         result = scene.apply(json!({"parallelism": 4})) => panic!("it ended: {result:?}"),
         () = async {
-            // The server is ahead of what the client has written down.
-            while scene.double.seen().finished.len() < ended || known(scene, "builds.jsonl").len() < ended {
+            // The server is ahead of what the client has written down. Something is being built, and the client knows it.
+            let finished = || scene.double.seen().finished.len();
+            while finished() < ended || known(scene, "builds.jsonl").len() <= finished() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         } => {}
     }
 }
 
-/// What the journal knows at the moment of a kill: how often each item that is being built, or was, had been submitted. A
-/// submission whose answer was still on its way is not known, and is made again.
+/// What the journal knows at the moment of a kill: the submission that builds each item, or built it, by its number. One whose
+/// answer was still on its way is not known, and is made again.
 fn known(scene: &Scene, journal: &str) -> HashMap<String, usize> {
     let text = std::fs::read_to_string(scene.dir.path().join(journal)).unwrap_or_default();
     let mut known = HashMap::new();
     for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         let Some(guid) = event["guid"].as_str() else { continue };
         match event["event"].as_str() {
-            Some("failed") => known.remove(guid),
-            _ => known.insert(guid.to_owned(), scene.submissions(guid)),
-        };
+            Some("submitted") => {
+                let (_, number) = event["task"].as_str().unwrap().rsplit_once('-').unwrap();
+                known.insert(guid.to_owned(), number.parse().unwrap());
+            }
+            Some("failed") => _ = known.remove(guid),
+            _ => {}
+        }
     }
     known
 }
