@@ -50,6 +50,9 @@ fn moves_and_reboots(lab: &Lab) -> Tried {
     lab.assert_moved()?;
     let start = lab.machine.run("systemctl start rstudio-connect")?;
     ensure!(!start.success(), "the old unit could be started");
+    let status = lab.machine.run("systemctl status rstudio-connect")?;
+    let why = status.stdout.contains("connect-migrator status prod") || start.stderr.contains("is masked");
+    ensure!(why, "it does not say why: {}\n{}", start.stderr, status.stdout);
     old_is_down(lab)?;
     let printed = lab.ask("journalctl -u connect-prod -o cat --no-pager")?;
     ensure!(printed.contains("Posit Connect"), "the journal has nothing of Connect:\n{printed}");

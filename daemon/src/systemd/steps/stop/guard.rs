@@ -21,11 +21,14 @@ pub(super) fn path(ground: &Ground, unit: &str) -> PathBuf {
     ground.runtime_units().join(format!("{unit}.d")).join(NAME)
 }
 
-fn text(unit: &str) -> String {
+/// `systemctl start` prints `Assertion failed` and no more; whoever asks `systemctl status` then reads why in the title.
+fn text(unit: &str, instance: &str) -> String {
     format!(
         "# Written by connect-migrator for the time of a migration: a mask of {unit} counts at once,\n\
          # also before systemd has read it.\n\
          [Unit]\n\
+         Description=Posit Connect, which connect-migrator moves into a container: see \"connect-migrator status {instance}\"\n\
+         Documentation=man:connect-migrator(1)\n\
          AssertPathExists=!{MASK_FOLDER}/{unit}\n"
     )
 }
@@ -55,7 +58,7 @@ pub async fn prepare(ground: &Ground, config: &StopConfig, cx: &Context) -> Resu
     if is_read(ground, &status) || keeps_stopped(ground, &status) {
         return Ok(Outcome::already_done(format!("{unit} cannot be started once it is masked")));
     }
-    write(&path, &text(unit)).map_err(|error| {
+    write(&path, &text(unit, &cx.migration().instance)).map_err(|error| {
         StepError::new(format!("write {}", path.display()))
             .because(error)
             .remedy("see that /run is writable and not full")
