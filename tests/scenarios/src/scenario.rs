@@ -35,6 +35,8 @@ pub enum On {
     Each,
     /// On the default one.
     One,
+    /// On the one beside the default one, where this host runs two.
+    Other,
     /// On none: only when all of it is asked for, or it is named.
     None,
 }
@@ -72,9 +74,9 @@ pub struct Scenario {
     pub run: fn(&Lab) -> Tried,
 }
 
-/// The release matters much.
-const fn each(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
-    Scenario { name, scene: Scene::Shared, on: On::Each, on_with_all: On::Each, run }
+/// Where another scenario shows as much on the default release.
+const fn other_or_each(name: &'static str, run: fn(&Lab) -> Tried) -> Scenario {
+    Scenario { name, scene: Scene::Shared, on: On::Other, on_with_all: On::Each, run }
 }
 
 /// The release may matter.
@@ -150,8 +152,13 @@ impl Choice {
         let mut jobs = VecDeque::new();
         for (place, suite) in suites.iter().enumerate().rev() {
             let fits = |scenario: &Scenario| {
-                let first = on(scenario) == On::One || !self.only.is_empty();
-                self.has(scenario) && (on(scenario) == On::Each || place == 0 && first)
+                let here = match on(scenario) {
+                    On::Each => true,
+                    On::One => place == 0,
+                    On::Other => place + 1 == suites.len(),
+                    On::None => place == 0 && !self.only.is_empty(),
+                };
+                self.has(scenario) && here
             };
             jobs.extend(all().into_iter().filter(fits).map(|scenario| (scenario, *suite)));
         }
@@ -289,10 +296,14 @@ mod tests {
     #[test]
     fn the_way_there_runs_on_each_debian_every_time() {
         let jobs = Choice::default().jobs(&[Suite::Trixie, Suite::Bookworm]);
-        assert!(jobs.iter().any(|(s, suite)| s.name == moves::ALL[0].name && *suite == Suite::Bookworm));
-        let every_time = all().into_iter().filter(|scenario| scenario.on != On::None);
-        let twice = all().into_iter().filter(|scenario| scenario.on == On::Each);
-        assert_eq!(jobs.len(), every_time.count() + twice.count());
+        let runs = |scenario: Scenario, on: Suite| {
+            jobs.iter().any(|(s, suite)| s.name == scenario.name && *suite == on)
+        };
+        assert!(runs(moves::ALL[0], Suite::Bookworm) && runs(first_steps::ALL[0], Suite::Trixie));
+        let alone = Choice::default().jobs(&[Suite::Trixie]);
+        assert_eq!(alone.len(), jobs.len());
+        let all = Choice { all: true, ..Choice::default() }.jobs(&[Suite::Trixie, Suite::Bookworm]);
+        assert_eq!(all.iter().filter(|(s, _)| s.name == moves::ALL[0].name).count(), 2);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The main job.
 
-use super::{Scenario, each};
+use super::{Scenario, other_or_each};
 use crate::ensure;
 use crate::lab::{Lab, Tried};
 use serde_json::Value;
 
-pub(super) const ALL: &[Scenario] =
-    &[each("a server is moved: same content at the same URL, and no secret is seen anywhere", moves)];
+pub(super) const ALL: &[Scenario] = &[other_or_each(
+    "a server is moved: same content at the same URL, and no secret is seen anywhere",
+    moves,
+)];
 
 /// Searches for the lab's secrets while the migration runs: command lines and environments of all processes, again and again.
 const WATCH: &str = r"
