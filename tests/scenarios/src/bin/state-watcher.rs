@@ -81,6 +81,8 @@ fn run(arguments: &Arguments) -> Tried<()> {
             Err(format!("`{what}` was not seen").into())
         }
         Command::Kill { cgroup, only, after_ms } => {
+            // From here on nothing is missed.
+            println!("watching");
             let mut seen = BTreeSet::new();
             let mut delays = after_ms.iter().cycle();
             while Instant::now() < until {

@@ -30,7 +30,7 @@ const NO_LIMIT: &str = "mkdir -p /run/systemd/system/connect-migrator@.service.d
 /// takes several in the emulated machine. The watcher kills no longer than that.
 const KILLED_DEADLINE: Duration = Duration::from_secs(1500);
 
-/// Starts the watcher that kills, in the background.
+/// Starts the watcher that kills, in the background. It watches when this returns.
 fn kill(lab: &Lab, arguments: &str) -> Tried {
     lab.must(NO_LIMIT)?;
     lab.must(&format!(
@@ -38,7 +38,7 @@ fn kill(lab: &Lab, arguments: &str) -> Tried {
          /root/lab/state-watcher --within {} kill {arguments}",
         KILLED_DEADLINE.as_secs()
     ))?;
-    Ok(())
+    lab.wait_for("the watcher to watch", "grep -qx watching /root/lab/killed")
 }
 
 /// What was killed; every one of `needed` must be among it.
