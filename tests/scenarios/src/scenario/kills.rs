@@ -31,7 +31,7 @@ const NO_LIMIT: &str = "mkdir -p /run/systemd/system/connect-migrator@.service.d
 const KILLED_DEADLINE: Duration = Duration::from_secs(1500);
 
 /// Starts the watcher that kills, in the background. It watches when this returns.
-fn kill(lab: &Lab, arguments: &str) -> Tried {
+pub(super) fn kill(lab: &Lab, arguments: &str) -> Tried {
     lab.must(NO_LIMIT)?;
     lab.must(&format!(
         "systemd-run --quiet --unit=lab-kill --property=StandardOutput=file:/root/lab/killed \

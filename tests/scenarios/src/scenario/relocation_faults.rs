@@ -1,5 +1,6 @@
 //! Database and data are on their way, and something fails: nothing is lost, and one of the two good states is reached.
 
+use super::kills::kill;
 use super::{On, Scenario, local};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried, standing};
@@ -81,13 +82,7 @@ fn killed_and_starved(lab: &Lab) -> Tried {
     )?;
 
     // Killed in the first copy, and then whenever a call of these begins.
-    lab.must(
-        "mkdir -p /run/systemd/system/connect-migrator@.service.d
-         printf '[Unit]\\nStartLimitIntervalSec=0\\n' >/run/systemd/system/connect-migrator@.service.d/lab.conf
-         systemctl daemon-reload
-         systemd-run --quiet --unit=lab-kill --property=StandardOutput=file:/root/lab/killed \
-           /root/lab/state-watcher --within 900 kill --only 'apply database,apply storage,verify database' --after-ms 400,0,1500",
-    )?;
+    kill(lab, "--only 'apply database,apply storage,verify database' --after-ms 400,0,1500")?;
     lab.must("kill -9 $(systemctl show -P MainPID connect-migrator@prod)")?;
     let status = lab.wait_standing("committed")?;
     ensure!(standing(&status) == "committed", "it ended {}", standing(&status));
