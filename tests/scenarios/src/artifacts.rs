@@ -78,6 +78,14 @@ fn cargo() -> Command {
 pub fn build() -> Result<Artifacts, BuildError> {
     let release = target().join("release");
     println!("   building connect-migrator, its plugins and the stand-in for Connect");
+    // In as few calls as may be: each compiles anew what it wants with other features. What is packed last, so that nothing of it
+    // has the features of the tools.
+    let mut tools = cargo();
+    tools.args(["build", "--release", "--locked", "--package", "connect-migrator-scenarios"]);
+    tools.args(["--package", "connect-migrator-copy-bench", "--bin", "grow-tree"]);
+    tools.args(["--bin", "state-watcher", "--bin", "window-prober"]);
+    tools.args(["--package", "connect-migrator-connect-api", "--example", "rebuild-bench"]);
+    run("build the tools for the machine", &mut tools)?;
     let mut build = cargo();
     build.args(["build", "--release", "--locked"]);
     for package in shipped()?.iter().map(String::as_str).chain([
@@ -89,13 +97,6 @@ pub fn build() -> Result<Artifacts, BuildError> {
         build.args(["--package", package]);
     }
     run("build the programs", &mut build)?;
-    // In as few calls as may be: each compiles anew what it wants with other features.
-    let mut tools = cargo();
-    tools.args(["build", "--release", "--locked", "--package", "connect-migrator-scenarios"]);
-    tools.args(["--package", "connect-migrator-copy-bench", "--bin", "grow-tree"]);
-    tools.args(["--bin", "state-watcher", "--bin", "window-prober"]);
-    tools.args(["--package", "connect-migrator-connect-api", "--example", "rebuild-bench"]);
-    run("build the tools for the machine", &mut tools)?;
 
     let out = target().join("packages");
     std::fs::create_dir_all(&out)
