@@ -23,6 +23,13 @@ async fn a_prepared_mask_counts_without_reading_unit_files_in_the_window() {
     assert_eq!(scene.prepare().await.done, Done::Changed);
     assert_eq!(scene.prepare().await.done, Done::AlreadyDone);
     assert_eq!(scene.drop_ins().len(), 1);
+    // Who wonders why the unit cannot be started reads its title.
+    let title = std::fs::read_to_string(&scene.drop_ins()[0]).unwrap();
+    let instance = scene.cx(Op::Prepare).migration().instance.clone();
+    assert!(
+        !instance.is_empty() && title.contains(&format!("see \"connect-migrator status {instance}\"\n")),
+        "{title}"
+    );
     assert!(scene.machine.unit(|unit| unit.is_running()));
     let before = scene.machine.asked().len();
     scene.apply().await.unwrap();

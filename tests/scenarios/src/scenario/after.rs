@@ -27,12 +27,23 @@ pub(super) fn old_is_down(lab: &Lab) -> Tried {
     lab.assert_never_two()
 }
 
+/// Asserts that the old unit cannot be started while a migration is open, and that systemd says why.
+pub(super) fn cannot_be_started(lab: &Lab) -> Tried {
+    let start = lab.machine.run("systemctl start rstudio-connect")?;
+    ensure!(!start.success(), "the old unit could be started");
+    // Where systemd has read the mask already, it says that.
+    let status = lab.machine.run("systemctl status rstudio-connect")?;
+    let why = status.stdout.contains("connect-migrator status prod") || start.stderr.contains("is masked");
+    ensure!(why, "it does not say why: {}\n{}", start.stderr, status.stdout);
+    Ok(())
+}
+
 fn never_two(lab: &Lab) -> Tried {
     lab.write_runbook(&Runbook::that_waits().text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.wait_soak()?;
 
-    ensure!(!lab.machine.run("systemctl start rstudio-connect")?.success(), "the old unit could be started");
+    cannot_be_started(lab)?;
     old_is_down(lab)?;
     lab.machine.check_within(UPGRADE, COMMAND_DEADLINE)?;
     old_is_down(lab)?;

@@ -1,6 +1,6 @@
 //! The second engine: the container is a unit of systemd.
 
-use super::after::old_is_down;
+use super::after::{cannot_be_started, old_is_down};
 use super::{Scenario, each_with_all, one_or_each};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
@@ -48,11 +48,7 @@ fn moves_and_reboots(lab: &Lab) -> Tried {
     lab.wait_soak()?;
     lab.must(&format!("test -e {file}"))?;
     lab.assert_moved()?;
-    let start = lab.machine.run("systemctl start rstudio-connect")?;
-    ensure!(!start.success(), "the old unit could be started");
-    let status = lab.machine.run("systemctl status rstudio-connect")?;
-    let why = status.stdout.contains("connect-migrator status prod") || start.stderr.contains("is masked");
-    ensure!(why, "it does not say why: {}\n{}", start.stderr, status.stdout);
+    cannot_be_started(lab)?;
     old_is_down(lab)?;
     let printed = lab.ask("journalctl -u connect-prod -o cat --no-pager")?;
     ensure!(printed.contains("Posit Connect"), "the journal has nothing of Connect:\n{printed}");
