@@ -22,12 +22,6 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
-/// How long one call may take; stopping and pulling have limits of their own.
-const CALL_TIMEOUT_SECONDS: u64 = 60;
-/// How long the engine may take to say what it is.
-const HELLO_TIMEOUT_SECONDS: u64 = 10;
-/// The same when it is started by the question, as podman is.
-const FIRST_HELLO_TIMEOUT_SECONDS: u64 = 60;
 /// What a stop may take longer than the container's own time to end.
 const STOP_MARGIN_SECONDS: u64 = 30;
 /// How long a pull may stand still before it counts as failed.
@@ -128,6 +122,8 @@ pub struct Credentials {
 pub struct Engine {
     client: Client,
     socket: PathBuf,
+    /// What one call may take.
+    call_timeout: Duration,
     /// Which engine.
     pub kind: Kind,
     /// Its version, `26.1.5`.
@@ -155,31 +151,29 @@ pub struct Pulled {
 }
 
 impl Engine {
-    /// Connects, and agrees on a version of the API.
+    /// Connects, and agrees on a version of the API. That and each later call may take `call_timeout`; starting, stopping, pulling
+    /// and loading have limits of their own.
     ///
     /// # Errors
     /// When the engine does not answer in time.
-    pub async fn connect(kind: Kind, socket: &Path) -> Result<Self, EngineError> {
+    pub async fn connect(kind: Kind, socket: &Path, call_timeout: Duration) -> Result<Self, EngineError> {
         let away = |why: String| EngineError::Away { kind, socket: socket.into(), why };
         let path = socket.to_string_lossy();
         let hello = async {
-            let client =
-                Client::connect_with_unix(&path, CALL_TIMEOUT_SECONDS, bollard::API_DEFAULT_VERSION)?;
+            let seconds = call_timeout.as_secs();
+            let client = Client::connect_with_unix(&path, seconds, bollard::API_DEFAULT_VERSION)?;
             let client = client.negotiate_version().await?;
             let about = client.version().await?;
             Ok::<_, Error>((client, about))
         };
-        let limit = match kind {
-            Kind::Docker => HELLO_TIMEOUT_SECONDS,
-            Kind::Podman => FIRST_HELLO_TIMEOUT_SECONDS,
-        };
-        let (client, about) = tokio::time::timeout(Duration::from_secs(limit), hello)
+        let (client, about) = tokio::time::timeout(call_timeout, hello)
             .await
-            .map_err(|_| away(format!("no answer in {limit} s")))?
+            .map_err(|_| away(format!("no answer in {} s", call_timeout.as_secs())))?
             .map_err(|error| away(causes(&error)))?;
         Ok(Engine {
             client,
             socket: socket.into(),
+            call_timeout,
             kind,
             version: about.version.unwrap_or_default(),
             api: about.api_version.unwrap_or_default(),
@@ -193,7 +187,7 @@ impl Engine {
     pub async fn connect_within(kind: Kind, socket: &Path, limit: Duration) -> Result<Self, EngineError> {
         let deadline = Instant::now() + limit;
         loop {
-            match Self::connect(kind, socket).await {
+            match Self::connect(kind, socket, limit).await {
                 Ok(engine) => return Ok(engine),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(RETRY_MILLIS)).await,
@@ -202,6 +196,10 @@ impl Engine {
     }
 
     fn failed(&self, call: impl Into<String>, error: Error) -> EngineError {
+        self.failed_within(self.call_timeout, call, error)
+    }
+
+    fn failed_within(&self, limit: Duration, call: impl Into<String>, error: Error) -> EngineError {
         let (call, kind) = (call.into(), self.kind);
         match error {
             Error::DockerResponseServerError { status_code, message } => {
@@ -210,7 +208,7 @@ impl Engine {
             Error::DockerStreamError { error } => {
                 EngineError::Refused { kind, call, status: 0, message: error }
             }
-            Error::RequestTimeoutError => EngineError::Slow { kind, call, seconds: CALL_TIMEOUT_SECONDS },
+            Error::RequestTimeoutError => EngineError::Slow { kind, call, seconds: limit.as_secs() },
             error @ (Error::HyperResponseError { .. }
             | Error::HyperLegacyError { .. }
             | Error::IOError { .. }
@@ -372,14 +370,15 @@ impl Engine {
         created.map(|c| c.id).map_err(|error| self.failed(format!("create the container {name}"), error))
     }
 
-    /// Starts a container; one that runs stays as it is.
+    /// Starts a container; one that runs stays as it is. The engine mounts what the container sees, which may take long.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub async fn start(&self, name: &str) -> Result<(), EngineError> {
-        match self.client.start_container(name, None::<StartContainerOptions>).await {
+    /// When it cannot be started, or not within `limit`: it may start later then.
+    pub async fn start(&self, name: &str, limit: Duration) -> Result<(), EngineError> {
+        let client = self.client.clone().with_timeout(limit);
+        match client.start_container(name, None::<StartContainerOptions>).await {
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 304, .. }) => Ok(()),
-            Err(error) => Err(self.failed(format!("start the container {name}"), error)),
+            Err(error) => Err(self.failed_within(limit, format!("start the container {name}"), error)),
         }
     }
 
@@ -390,10 +389,11 @@ impl Engine {
     pub async fn stop(&self, name: &str, limit: Duration) -> Result<(), EngineError> {
         let seconds = i32::try_from(limit.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
-        let client = self.client.clone().with_timeout(limit + Duration::from_secs(STOP_MARGIN_SECONDS));
+        let limit = limit + Duration::from_secs(STOP_MARGIN_SECONDS);
+        let client = self.client.clone().with_timeout(limit);
         match client.stop_container(name, Some(options)).await {
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 304 | 404, .. }) => Ok(()),
-            Err(error) => Err(self.failed(format!("stop the container {name}"), error)),
+            Err(error) => Err(self.failed_within(limit, format!("stop the container {name}"), error)),
         }
     }
 
@@ -544,7 +544,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_engine_that_is_not_there_is_named() {
-        let error = Engine::connect(Kind::Docker, Path::new("/nowhere/docker.sock")).await.unwrap_err();
+        let error = Engine::connect(Kind::Docker, Path::new("/nowhere/docker.sock"), Duration::from_secs(9))
+            .await
+            .unwrap_err();
         assert!(error.is_away());
         assert!(error.to_string().contains("/nowhere/docker.sock"), "{error}");
     }

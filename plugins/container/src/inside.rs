@@ -103,8 +103,9 @@ pub async fn look(
 }
 
 async fn ask(engine: &Engine, name: &str, image: &str) -> Result<Vec<String>, EngineError> {
-    engine.start(name).await?;
-    let deadline = Instant::now() + Duration::from_secs(LOOK_TIMEOUT_SECONDS);
+    let limit = Duration::from_secs(LOOK_TIMEOUT_SECONDS);
+    let deadline = Instant::now() + limit;
+    engine.start(name, limit).await?;
     loop {
         let state = engine.container(name).await?.and_then(|container| container.state).unwrap_or_default();
         if state.running != Some(true) {

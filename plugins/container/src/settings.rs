@@ -69,7 +69,8 @@ pub struct Settings {
     /// Login for one registry; no other is shown it. Others get what docker or podman have for them, if anything.
     #[serde(default)]
     pub login: Option<Login>,
-    /// How long Connect may take until it answers in the container. Default `5m`.
+    /// How long Connect may take until it answers in the container. Default `5m`. The engine may take as long, and at least
+    /// `engine-timeout`, to start the container.
     #[serde(default = "default_start_timeout")]
     pub start_timeout: Span,
     /// How long pulling the image may take. Default `1h`.
@@ -78,7 +79,8 @@ pub struct Settings {
     /// How long Connect may take to end after it was asked to; then it is killed. Default `120s`.
     #[serde(default = "default_stop_timeout")]
     pub stop_timeout: Span,
-    /// How long rollback waits for an engine that does not answer. Default `60s`.
+    /// How long a call of the engine may take that has no time-out of its own, and how long rollback waits for an engine that does
+    /// not answer. Default `60s`.
     #[serde(default = "default_engine_timeout")]
     pub engine_timeout: Span,
     /// How long building the image may take. Default `2h`.

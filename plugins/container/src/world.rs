@@ -159,7 +159,7 @@ impl<'a> Subject<'a> {
     /// # Errors
     /// When it does not answer.
     pub async fn engine(&self) -> Result<Engine, EngineError> {
-        Engine::connect(self.kind(), self.socket()).await
+        Engine::connect(self.kind(), self.socket(), self.settings.engine_timeout.duration()).await
     }
 
     /// Connects to the engine, and waits for it as long as the settings say.

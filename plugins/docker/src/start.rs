@@ -111,7 +111,9 @@ async fn start_with_policy(
         engine.restart_policy(name, POLICY).await.map_err(EngineError::step)?;
     }
     if !container.running {
-        engine.start(name).await.map_err(|error| refused(subject, error))?;
+        let settings = subject.settings;
+        let limit = settings.start_timeout.duration().max(settings.engine_timeout.duration());
+        engine.start(name, limit).await.map_err(|error| refused(subject, error))?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The step when the engine, the registry or the server in the container fails.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
+use connect_migrator_container::engine::Engine;
 use connect_migrator_container::kind::Kind;
 use connect_migrator_container::undo::Undo as Shared;
 use connect_migrator_container::world::Subject;
@@ -11,6 +12,7 @@ use connect_migrator_engine_double::{ID, Start};
 use connect_migrator_sdk::{Op, Outcome, Probe, StepError, Target, Undone, Verdict};
 use serde_json::json;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 async fn prepare(host: &Host) -> Result<Outcome, StepError> {
     let (settings, cx) = (host.settings(), host.context(Op::Prepare));
@@ -291,8 +293,9 @@ async fn nothing_is_started_while_the_source_could_run() {
 }
 
 async fn start_by_hand(socket: &std::path::Path, name: &str) {
-    let engine = connect_migrator_container::engine::Engine::connect(Kind::Docker, socket).await.unwrap();
-    engine.start(name).await.unwrap();
+    let limit = Duration::from_secs(60);
+    let engine = Engine::connect(Kind::Docker, socket, limit).await.unwrap();
+    engine.start(name, limit).await.unwrap();
 }
 
 #[tokio::test]

@@ -97,7 +97,8 @@ impl Runbook {
         let caches = "\n[[step]]\nid = \"caches\"\nuses = \"connect-api/clear-caches\"\n";
         let (before_route, after_route) = if *caches_after_route { ("", caches) } else { (caches, "") };
         let image = if image.starts_with('{') { image.clone() } else { format!("\"{image}\"") };
-        // Debian gives the group 999 of the images to others: the container keeps the host's numbers.
+        // Debian gives the group 999 of the images to others: the container keeps the host's numbers. And where every instruction is
+        // emulated, an engine has taken more than a minute to start one.
         format!(
             r#"version = 1
 soak = {soak}
@@ -113,7 +114,7 @@ uses = "systemd/stop"
 [[step]]
 id = "container"
 uses = "{engine}"
-with = {{ image = {image}, publish = "127.0.0.1:3940", run-as-ids = "keep"{container} }}
+with = {{ image = {image}, publish = "127.0.0.1:3940", run-as-ids = "keep", engine-timeout = "5m"{container} }}
 {after_container}{before_route}
 [[step]]
 id = "route"
