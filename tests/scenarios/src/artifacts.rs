@@ -20,14 +20,10 @@ pub struct Artifacts {
     pub image_scripts: PathBuf,
     /// A plugin that misbehaves.
     pub hostile: PathBuf,
-    /// The bench of rebuilding content.
-    pub rebuild_bench: PathBuf,
     /// Follows a migration's state in the guest.
     pub watcher: PathBuf,
     /// The copier as a command.
     pub copier: PathBuf,
-    /// Makes a tree like Connect's.
-    pub grow_tree: PathBuf,
     /// Measures the time without service in the guest.
     pub prober: PathBuf,
 }
@@ -78,20 +74,14 @@ fn cargo() -> Command {
 pub fn build() -> Result<Artifacts, BuildError> {
     let release = target().join("release");
     println!("   building connect-migrator, its plugins and the stand-in for Connect");
-    // In as few calls as may be: each compiles anew what it wants with other features. What is packed last, so that nothing of it
-    // has the features of the tools.
-    let mut tools = cargo();
-    tools.args(["build", "--release", "--locked", "--package", "connect-migrator-scenarios"]);
-    tools.args(["--package", "connect-migrator-copy-bench", "--bin", "grow-tree"]);
-    tools.args(["--bin", "state-watcher", "--bin", "window-prober"]);
-    tools.args(["--package", "connect-migrator-connect-api", "--example", "rebuild-bench"]);
-    run("build the tools for the machine", &mut tools)?;
+    // In one call: each compiles anew what it wants with other features.
     let mut build = cargo();
     build.args(["build", "--release", "--locked"]);
     for package in shipped()?.iter().map(String::as_str).chain([
         "connect-standin",
         "connect-migrator-hostile",
         "connect-migrator-copy",
+        "connect-migrator-guest",
         "connect-migrator-packaging",
     ]) {
         build.args(["--package", package]);
@@ -121,12 +111,34 @@ pub fn build() -> Result<Artifacts, BuildError> {
         standin,
         image_scripts: scripts,
         hostile: release.join("libconnect_migrator_hostile.so"),
-        rebuild_bench: release.join("examples/rebuild-bench"),
         watcher: release.join("state-watcher"),
         copier: release.join("connect-migrator-copy"),
-        grow_tree: release.join("grow-tree"),
         prober: release.join("window-prober"),
     })
+}
+
+/// Makes a tree like Connect's. Few ask for it: it is built when it is wanted.
+///
+/// # Errors
+/// With the end of what the compiler said.
+pub fn grow_tree() -> Result<PathBuf, BuildError> {
+    tool(&["--package", "connect-migrator-copy-bench", "--bin", "grow-tree"], "grow-tree")
+}
+
+/// The bench of rebuilding content, built when it is wanted.
+///
+/// # Errors
+/// With the end of what the compiler said.
+pub fn rebuild_bench() -> Result<PathBuf, BuildError> {
+    tool(
+        &["--package", "connect-migrator-connect-api", "--example", "rebuild-bench"],
+        "examples/rebuild-bench",
+    )
+}
+
+fn tool(which: &[&str], program: &str) -> Result<PathBuf, BuildError> {
+    run("build a tool", cargo().args(["build", "--release", "--locked"]).args(which))?;
+    Ok(target().join("release").join(program))
 }
 
 /// The packages of the workspace that go into our Debian package: the plugins as its list of files has them.

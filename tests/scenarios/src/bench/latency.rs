@@ -1,7 +1,7 @@
 //! What users notice while the data are copied: how long answers take at rest, and beside each way of copying.
 
 use super::{median, table};
-use crate::artifacts::Artifacts;
+use crate::artifacts::{self, Artifacts};
 use crate::ensure;
 use crate::lab::{Lab, Tried};
 use crate::local::{self, OLD_DATA};
@@ -37,7 +37,7 @@ pub(super) fn run(suite: Suite, artifacts: &Artifacts) -> Tried {
     let lab = Lab::fresh(&local::snapshot(suite, artifacts)?, artifacts)?;
     lab.machine.copy_to(&lab.artifacts.prober, "/root/lab/window-prober")?;
     lab.machine.copy_to(&lab.artifacts.copier, "/root/lab/copier")?;
-    lab.machine.copy_to(&lab.artifacts.grow_tree, "/root/lab/grow-tree")?;
+    lab.machine.copy_to(&artifacts::grow_tree()?, "/root/lab/grow-tree")?;
     lab.must(super::window::TELL_UPSTREAM)?;
     lab.must(PREPARE)?;
     lab.must(&format!("/root/lab/grow-tree {OLD_DATA}/apps/grown {FILES} >/dev/null"))?;

@@ -1,7 +1,7 @@
 //! Rebuilding content: the step beside the vendor's own tool, against the same stand-in.
 
 use super::{median, table};
-use crate::artifacts::{Artifacts, target};
+use crate::artifacts::{self, Artifacts, target};
 use crate::ensure;
 use crate::lab::Tried;
 use serde_json::Value;
@@ -160,8 +160,9 @@ pub(super) fn run(artifacts: &Artifacts) -> Tried {
 }
 
 fn ours(artifacts: &Artifacts, key: &Path, items: u32, submit_ahead: &str) -> Tried<Run> {
+    let bench = artifacts::rebuild_bench()?;
     let server = Server::start(artifacts, key, items)?;
-    let out = Command::new(&artifacts.rebuild_bench)
+    let out = Command::new(bench)
         .args([&server.address, "--parallelism", &SLOTS.to_string(), "--submit-ahead", submit_ahead])
         .args(["--json", "--key-file"])
         .arg(key)

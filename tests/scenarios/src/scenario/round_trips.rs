@@ -1,6 +1,7 @@
 //! What a copied file costs on the wire: it does not depend on how fast the machine is.
 
 use super::{On, Scenario, local};
+use crate::artifacts;
 use crate::ensure;
 use crate::lab::{Lab, Tried};
 use serde_json::Value;
@@ -21,7 +22,7 @@ const MEASURE: &str = include_str!("../guest/round-trips.sh");
 
 fn round_trips(lab: &Lab) -> Tried {
     lab.machine.copy_to(&lab.artifacts.copier, "/root/lab/copier")?;
-    lab.machine.copy_to(&lab.artifacts.grow_tree, "/root/lab/grow-tree")?;
+    lab.machine.copy_to(&artifacts::grow_tree()?, "/root/lab/grow-tree")?;
     lab.machine.write_file("/root/lab/round-trips.sh", MEASURE)?;
     let measured: Value = serde_json::from_str(&lab.must("bash /root/lab/round-trips.sh")?)?;
     let number = |key: &str| measured.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
