@@ -3,6 +3,7 @@
 set -uo pipefail
 cat /root/lab/keys/admin /root/lab/keys/publisher >/root/lab/secrets
 echo lab-database-password >>/root/lab/secrets
+[ -e /root/lab/keys/registry ] && cat /root/lab/keys/registry >>/root/lab/secrets
 seen() { grep -aqF -f /root/lab/secrets && echo "$1"; }
 journalctl --sync
 {

@@ -1,12 +1,19 @@
 //! The image: chosen by version, out of a file, built on the machine.
 
-use super::{Scenario, each_with_all, one, one_with_all};
+use super::{Scenario, each_with_all, one_with_all};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
-    one("of both families the right image is chosen, and a registry at fault is told by its fault", families),
+    one_with_all(
+        "of both families the right image is chosen, and a registry at fault is told by its fault",
+        families,
+    ),
+    one_with_all(
+        "content that will not find its interpreter is named, and an image behind a login is pulled with the login that docker has",
+        behind_a_login,
+    ),
     one_with_all("an image out of a file moves the server, and one with another digest is refused", archive),
     each_with_all("an image is built and scanned while the server serves, then moved to", built),
     each_with_all(
@@ -20,6 +27,7 @@ pub(super) const ALL: &[Scenario] = &[
 ];
 
 const FAMILIES: &str = include_str!("../guest/families.sh");
+const LOGIN: &str = include_str!("../guest/login.sh");
 
 /// Versions, distributions and the images that are taken for them.
 const CHOSEN: [(&str, &str, &str); 14] = [
@@ -94,6 +102,41 @@ fn families(lab: &Lab) -> Tried {
         ensure!(text.contains(why), "of port {port}: {text}");
     }
     Ok(())
+}
+
+fn behind_a_login(lab: &Lab) -> Tried {
+    lab.machine.write_file("/root/lab/login.sh", LOGIN)?;
+    lab.must("bash /root/lab/login.sh")?;
+    let image = "127.0.0.1:5402/posit/connect:2026.03.1-ubuntu-24.04-std";
+    let text = finding(lab, image.to_owned(), "registry-login")?;
+    ensure!(text.contains("127.0.0.1:5402"), "{text}");
+
+    // With a login of the runbook, whose password is a credential.
+    lab.must("install -m 600 /root/lab/keys/registry /etc/connect-migrator/credentials/registry-password")?;
+    let login = r#", login = { registry = "127.0.0.1:5402", user = "lab", password = { credential = "registry-password" } }"#;
+    lab.write_runbook(&with(image.to_owned()).container(login).text())?;
+    lab.must("connect-migrator check prod")?;
+    lab.must("rm /etc/connect-migrator/credentials/registry-password")?;
+
+    // With the one that docker has.
+    lab.must("docker login -u lab --password-stdin 127.0.0.1:5402 </root/lab/keys/registry 2>&1")?;
+    let other = "127.0.0.1:5402/posit/connect:other-python";
+    let text = finding(lab, other.to_owned(), "content-interpreters")?;
+    let items = lab.must(
+        "curl -fs -H @/root/lab/keys/admin.header http://connect.example.com/__api__/v1/content |
+         jq -r '.[] | select(.py_version != null) | .title'",
+    )?;
+    ensure!(!items.trim().is_empty(), "the lab has no content that uses Python");
+    for item in items.lines() {
+        ensure!(text.contains(&format!("\n  {item} of ")), "{item} is not named:\n{text}");
+    }
+    let lost = format!("; {} of ", items.lines().count());
+    ensure!(text.contains(&lost) && text.contains("Python 3.12.13"), "not only these:\n{text}");
+
+    finding(lab, image.to_owned(), "image")?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_standing("committed")?;
+    lab.assert_moved()
 }
 
 fn archive(lab: &Lab) -> Tried {
