@@ -1,13 +1,13 @@
 //! What an operator does.
 
-use super::{Scenario, one, one_with_all};
+use super::{Scenario, one_with_all};
 use crate::artifacts::workspace;
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried, standing};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
-    one(
+    one_with_all(
         "an operator parks, goes on, is refused a changed runbook, rolls back, begins anew and commits",
         operator,
     ),

@@ -1,10 +1,10 @@
 //! Our package is installed, upgraded, removed.
 
-use super::{Scenario, one_or_each};
+use super::{Scenario, each_with_all};
 use crate::ensure;
 use crate::lab::{COMMAND_DEADLINE, Lab, Runbook, Tried};
 
-pub(super) const ALL: &[Scenario] = &[one_or_each(
+pub(super) const ALL: &[Scenario] = &[each_with_all(
     "the package is upgraded in mid-migration without a restart, not removed then, and purged cleanly",
     package,
 )];

@@ -1,11 +1,11 @@
 //! Each prerequisite broken on purpose, one at a time.
 
-use super::{Scenario, one};
+use super::{Scenario, one_with_all};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried, difference};
 use serde_json::Value;
 
-pub(super) const ALL: &[Scenario] = &[one(
+pub(super) const ALL: &[Scenario] = &[one_with_all(
     "each broken prerequisite is named by check with its remedy, blocks the start, and nothing is touched",
     prerequisites,
 )];

@@ -6,7 +6,7 @@ use crate::lab::{Lab, Runbook, Tried};
 use serde_json::Value;
 
 pub(super) const ALL: &[Scenario] = &[
-    one("a layer of the image is gone from the registry: rolled back before the window", pull),
+    one_with_all("a layer of the image is gone from the registry: rolled back before the window", pull),
     one_with_all("the container lacks privileges: rolled back", privileges),
     one_with_all("the container never gets healthy: rolled back", never_healthy),
     one_with_all("the container reports another version: rolled back", other_version),
