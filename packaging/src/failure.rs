@@ -30,6 +30,7 @@ pub fn output(what: &str, command: &mut Command) -> Tried<String> {
     if out.status.success() {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
-    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
-    Err(Failure(format!("{what} ({command:?}: {}):\n{errors}", out.status)))
+    // A linter tells on its standard output.
+    let told = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    Err(Failure(format!("{what} ({command:?}: {}):\n{told}", out.status)))
 }

@@ -13,6 +13,9 @@ const TOOLS: [(&str, &str); 3] =
     [("cargo-zigbuild", "0.24.1"), ("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
 /// The compiler and linker that knows old glibcs, as a package of Python.
 const ZIG: (&str, &str) = ("ziglang", "0.17.1");
+/// The linters of the distributions: the program, which packages it looks at, and how it is called.
+const LINTERS: [(&str, &str, &[&str]); 2] =
+    [("lintian", "deb", &["--fail-on", "error"]), ("rpmlint", "rpm", &["-c", "packaging/rpm/rpmlint.toml"])];
 
 /// Builds everything and makes all packages.
 pub fn all(out: &Path) -> Tried {
@@ -37,6 +40,24 @@ pub fn all(out: &Path) -> Tried {
     }
     packages::rpm(&tools.join("bin/cargo-generate-rpm"), &programs, &out)?;
     println!("the packages are in {}", out.display());
+    LINTERS.iter().try_for_each(|linter| lint(linter, &out))
+}
+
+/// Has the packages of a folder looked at by a distribution's linter, where that is installed: an error fails.
+fn lint((program, ending, arguments): &(&str, &str, &[&str]), out: &Path) -> Tried {
+    if Command::new(program).arg("--version").output().is_err() {
+        println!("{program} is left out: `apt-get install {program}` brings it");
+        return Ok(());
+    }
+    println!("{program}");
+    let listed =
+        std::fs::read_dir(out).map_err(|error| Failure(format!("list {}: {error}", out.display())))?;
+    let packages = listed.flatten().map(|entry| entry.path());
+    let packages = packages.filter(|path| path.extension().is_some_and(|found| found == *ending));
+    let mut look = Command::new(program);
+    look.args(*arguments).args(packages).current_dir(workspace());
+    let told = output(&format!("get the packages past {program}"), &mut look)?;
+    print!("{told}");
     Ok(())
 }
 
