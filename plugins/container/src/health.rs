@@ -73,7 +73,28 @@ impl Expected {
     /// # Errors
     /// See [`Unwell`].
     pub async fn look(&self, subject: &Subject<'_>) -> Result<Healthy, Unwell> {
-        let ping = Duration::from_millis(PING_TIMEOUT_MILLIS);
+        self.ask(subject, Duration::from_millis(PING_TIMEOUT_MILLIS)).await
+    }
+
+    /// Looks again and again until `answer-timeout` is over: a server that is at work may leave a question unanswered.
+    ///
+    /// # Errors
+    /// See [`Unwell`].
+    pub async fn look_patiently(&self, subject: &Subject<'_>) -> Result<Healthy, Unwell> {
+        let limit = subject.settings.answer_timeout.duration();
+        let deadline = Instant::now() + limit;
+        loop {
+            // So that it is asked twice at least.
+            match self.ask(subject, limit / 2).await {
+                Err(Unwell::NotYet(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(POLL_MILLIS)).await;
+                }
+                end => return end,
+            }
+        }
+    }
+
+    async fn ask(&self, subject: &Subject<'_>, ping: Duration) -> Result<Healthy, Unwell> {
         self.without_key.ping_within(ping).await.map_err(|error| Unwell::NotYet(error.to_string()))?;
         let settings = match self.with_key.server_settings().await {
             // Everybody gets them; whether the key is good is for others to say.

@@ -21,6 +21,8 @@ const DEFAULT_START_TIMEOUT_SECONDS: u64 = 300;
 const DEFAULT_PULL_TIMEOUT_SECONDS: u64 = 3600;
 /// Default of `stop-timeout`, as Posit advises for containers of Connect.
 const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 120;
+/// Default of `answer-timeout`: a server that builds content answers late, and one that is gone should not be waited for.
+const DEFAULT_ANSWER_TIMEOUT_SECONDS: u64 = 15;
 /// Default of `engine-timeout`.
 const DEFAULT_ENGINE_TIMEOUT_SECONDS: u64 = 60;
 /// Names of containers and hosts are no longer.
@@ -73,6 +75,9 @@ pub struct Settings {
     /// `engine-timeout`, to start the container.
     #[serde(default = "default_start_timeout")]
     pub start_timeout: Span,
+    /// How long Connect in the container, once it serves, may answer nothing until it counts as broken. Default `15s`.
+    #[serde(default = "default_answer_timeout")]
+    pub answer_timeout: Span,
     /// How long pulling the image may take. Default `1h`.
     #[serde(default = "default_pull_timeout")]
     pub pull_timeout: Span,
@@ -109,6 +114,9 @@ fn default_publish() -> String {
 }
 fn default_start_timeout() -> Span {
     Span(DEFAULT_START_TIMEOUT_SECONDS)
+}
+fn default_answer_timeout() -> Span {
+    Span(DEFAULT_ANSWER_TIMEOUT_SECONDS)
 }
 fn default_pull_timeout() -> Span {
     Span(DEFAULT_PULL_TIMEOUT_SECONDS)

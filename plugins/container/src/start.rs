@@ -142,7 +142,7 @@ pub async fn verify(
         ));
     }
     let installation = installation(subject)?;
-    match expected(subject, cx, &installation, made)?.look(subject).await {
+    match expected(subject, cx, &installation, made)?.look_patiently(subject).await {
         Ok(healthy) => Ok(Verdict::holds(format!(
             "container {name} runs, Connect {} answers at {}",
             healthy.version.map(|v| v.to_string()).unwrap_or_default(),

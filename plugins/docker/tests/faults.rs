@@ -339,6 +339,23 @@ async fn verify_reads_the_world_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_leaves_a_question_unanswered_is_asked_again_and_broken_only_when_it_stays_silent() {
+    let mut host = Host::new(Kind::Docker).await;
+    prepare(&host).await.unwrap();
+    apply(&host).await.unwrap();
+    host.engine.serve(None);
+    let Verdict::Broken { why, .. } = verify(&host).await else { panic!("its silence goes unnoticed") };
+    assert!(why.contains("does not answer"), "{why}");
+
+    host.settings["answer-timeout"] = json!("60s");
+    let (verdict, ()) = tokio::join!(verify(&host), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        host.engine.serve(Some((Some("2026.03.1"), None)));
+    });
+    assert!(matches!(verdict, Verdict::Holds { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
 async fn a_foreign_container_is_never_touched() {
     let host = Host::new(Kind::Docker).await;
     let foreign =

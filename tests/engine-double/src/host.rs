@@ -68,7 +68,7 @@ impl Host {
         let settings = json!({
             "image": "h:5000/posit/connect:2026.03.1-ubuntu-24.04-std", "name": "c-1", "hostname": "vm-c",
             "publish": format!("127.0.0.1:{}", engine.port), "run-as-ids": "keep", "socket": engine.socket,
-            "start-timeout": "1s", "engine-timeout": "5s", "stop-timeout": "1s",
+            "start-timeout": "1s", "answer-timeout": "1s", "engine-timeout": "5s", "stop-timeout": "1s",
         });
         let source = Source { config: at("c.gcfg"), install_dir: at("opt"), ..Source::default() };
         Host { root, engine, world, source, daemon: MemoryHost::new(), settings }

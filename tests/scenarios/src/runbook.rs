@@ -98,7 +98,7 @@ impl Runbook {
         let (before_route, after_route) = if *caches_after_route { ("", caches) } else { (caches, "") };
         let image = if image.starts_with('{') { image.clone() } else { format!("\"{image}\"") };
         // Debian gives the group 999 of the images to others: the container keeps the host's numbers. And where every instruction is
-        // emulated, an engine has taken more than a minute to start one.
+        // emulated, an engine has taken more than a minute to start one, and a server has been silent for seconds.
         format!(
             r#"version = 1
 soak = {soak}
@@ -114,7 +114,7 @@ uses = "systemd/stop"
 [[step]]
 id = "container"
 uses = "{engine}"
-with = {{ image = {image}, publish = "127.0.0.1:3940", run-as-ids = "keep", engine-timeout = "5m"{container} }}
+with = {{ image = {image}, publish = "127.0.0.1:3940", run-as-ids = "keep", engine-timeout = "5m", answer-timeout = "1m"{container} }}
 {after_container}{before_route}
 [[step]]
 id = "route"
