@@ -149,9 +149,10 @@ pub(crate) fn script(image: &Image, accelerator: Accelerator, state: Option<&Pat
     ]);
     words.extend([
         // qemu holds back its own notes on where blocks lie until the guest flushes: what was not flushed may be lost
-        // when it is killed, as on a real disk with a cache.
+        // when it is killed, as on a real disk with a cache. What was flushed is with the host's kernel then, which outlives qemu:
+        // `unsafe` only does not wait for the host's disk, which has kept machines from answering for a minute.
         "-drive",
-        "file=disk.qcow2,if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,detect-zeroes=unmap",
+        "file=disk.qcow2,if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,detect-zeroes=unmap",
         "-device",
         "virtio-blk-pci,drive=disk",
         // restrict: the guest reaches nothing. Port 0: the system picks one that is free.
