@@ -1,7 +1,7 @@
 //! Runs in the guest: measures the time without service as a client sees it.
 //!
-//! One request every few milliseconds, each on a connection of its own, in an open loop: a slow answer does not delay the next
-//! request. A request is good when it is answered with 200 and nginx says that one of the two servers answered it. The
+//! One request every few milliseconds, each on a connection of its own. A slow answer does not delay the next request, until many
+//! wait at once: more of them would only keep a slow server from answering. A request is good when it is answered with 200 and nginx says that one of the two servers answered it. The
 //! time without service lies between the times at which the last good request before, and the first good one after, a row of bad
 //! ones were sent; its error is one interval, and the lateness of the requests, which is told. All such rows count.
 
@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How many requests wait for an answer at once.
+const WAITING_MAX: u32 = 16;
 /// How much of an answer is read: headers and a short body.
 const ANSWER_BYTES: usize = 4096;
 
@@ -61,16 +63,14 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let stop = Arc::new(AtomicBool::new(false));
     let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-    // As many as can wait for an answer at once, and some more: nobody is late because of the others.
-    let workers = arguments.timeout_ms / arguments.interval_ms.max(1) + 28;
+    let interval = Duration::from_millis(arguments.interval_ms.max(1));
     let start = Instant::now() + Duration::from_millis(200);
-    let threads: Vec<_> = (0..workers)
+    let threads: Vec<_> = (0..WAITING_MAX)
         .map(|first| {
             let (arguments, stop, asked) = (arguments.clone(), Arc::clone(&stop), Arc::clone(&asked));
             std::thread::spawn(move || {
-                let mut tick = first;
+                let mut due = start + interval * first;
                 while !stop.load(Ordering::Relaxed) {
-                    let due = start + Duration::from_millis(tick * arguments.interval_ms);
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -84,7 +84,10 @@ fn main() -> ExitCode {
                         outcome,
                     };
                     asked.lock().unwrap_or_else(PoisonError::into_inner).push(one);
-                    tick += workers;
+                    // Those whose time is over are left out.
+                    while due < Instant::now() {
+                        due += interval * WAITING_MAX;
+                    }
                 }
             })
         })

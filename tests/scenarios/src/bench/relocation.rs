@@ -1,10 +1,10 @@
 //! One window for database, data and server beside the sum of the vendor's three procedures.
 
 use super::table;
-use super::window::{TELL_UPSTREAM, probed, seconds};
+use super::window::{TELL_UPSTREAM, probed, seconds, starts_and_soaks};
 use crate::artifacts::Artifacts;
 use crate::ensure;
-use crate::lab::{Lab, MIGRATION_DEADLINE, Runbook, Tried};
+use crate::lab::{Lab, Runbook, Tried};
 use crate::local::{self, Relocation};
 use connect_migrator_rig::Suite;
 
@@ -24,15 +24,7 @@ pub(super) fn run(suite: Suite, artifacts: &Artifacts) -> Tried {
     let lab = fresh()?;
     let rest = Runbook { caches_after_route: true, ..Runbook::default() };
     lab.write_runbook(&Relocation::default().runbook(rest).text())?;
-    let ours = probed(&lab, ":3939", ":3940", || {
-        ensure!(lab.start_migration()?, "it did not start");
-        lab.machine.wait_for(
-            "the new server to soak",
-            MIGRATION_DEADLINE,
-            "journalctl -q INSTANCE=prod --no-pager -o cat -n 200 | grep -q 'the soak begins'",
-        )?;
-        Ok(())
-    })?;
+    let ours = probed(&lab, ":3939", ":3940", || starts_and_soaks(&lab))?;
     lab.wait_standing("committed")?;
     drop(lab);
 
