@@ -15,7 +15,11 @@ use std::process::Command;
 /// What is needed besides the entries: buffers, stacks, and the program itself.
 const MEMORY_BYTES: u64 = 64 << 20;
 const MEMORY_BYTES_AN_ENTRY: u64 = 100;
-const DESCRIPTORS: u32 = 96;
+const THREADS: u32 = 16;
+/// Each thread may be in a branch of its own: two folders below the root and a file, at the source and at the target.
+const DESCRIPTORS: u32 = THREADS * 3 * 2 + DESCRIPTORS_BESIDES;
+/// Standard streams, the manifest, and the roots.
+const DESCRIPTORS_BESIDES: u32 = 16;
 
 /// Folders in folders, as many at each level, with as many files in the last.
 fn grow_wide(lab: &Lab, wide: u32) {
@@ -37,8 +41,8 @@ fn a_wide_tree_is_copied_copied_again_and_compared_with_few_descriptors() {
     let lab = Lab::new();
     grow_wide(&lab, 24);
     let (source, target, manifest) = (lab.source.display(), lab.target.display(), lab.manifest.display());
-    let copy = format!("{} copy {source} {target} --manifest {manifest} --threads 16", copier());
-    let verify = format!("{} verify {source} {target} --threads 16", copier());
+    let copy = format!("{} copy {source} {target} --manifest {manifest} --threads {THREADS}", copier());
+    let verify = format!("{} verify {source} {target} --threads {THREADS}", copier());
     // Each file is new again for the second: all that is known is compared, and then replaced.
     let touch = format!("find {source} -type f -exec touch {{}} +; sleep 0.1");
     let limited = format!("set -e; ulimit -n {DESCRIPTORS}; {copy}; {touch}; {copy}; {verify}");
