@@ -66,6 +66,12 @@ struct CopyArguments {
     /// Tell how far it is.
     #[arg(long)]
     progress: bool,
+    /// For tests: die as by SIGKILL right before this operation at the target.
+    #[arg(long, hide = true)]
+    dies_at_operation: Option<u64>,
+    /// For tests: before that, wait until what was done so far was made to last.
+    #[arg(long, hide = true)]
+    dies_late: bool,
 }
 
 fn compare(options: &Options) -> ExitCode {
@@ -99,6 +105,8 @@ fn main() -> ExitCode {
     options.threads = arguments.threads;
     options.bytes_per_second = arguments.bytes_per_second;
     options.idle = arguments.idle;
+    options.dies_at_operation = arguments.dies_at_operation;
+    options.dies_late = arguments.dies_late;
     options.cross_mounts = arguments.cross_mounts;
     options.durability = match arguments.durability.as_str() {
         "each-file" => Durability::EachFile,

@@ -63,6 +63,12 @@ pub struct Options {
     pub ignore_at_root: Vec<String>,
     /// What a pass replaces or removes at the target is kept in this folder on the target's file system. Made if need be.
     pub keep_aside: Option<PathBuf>,
+    /// For tests: die as by SIGKILL right before this operation at the target, counted from 1.
+    #[doc(hidden)]
+    pub dies_at_operation: Option<u64>,
+    /// For tests: before that, wait until what was done so far was made to last.
+    #[doc(hidden)]
+    pub dies_late: bool,
     /// Remove what was put instead.
     pub(crate) withdraw: bool,
 }
@@ -83,6 +89,8 @@ impl Options {
             cross_mounts: false,
             ignore_at_root: vec!["lost+found".into(), ".snapshot".into()],
             keep_aside: None,
+            dies_at_operation: None,
+            dies_late: false,
             withdraw: false,
         }
     }

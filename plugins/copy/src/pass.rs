@@ -21,7 +21,7 @@ use crate::put::Entry;
 use crate::remove::Doomed;
 use crate::source::join;
 use crate::stamp::{Kind, Seen, file_clock, look_open};
-use crate::target::Target;
+use crate::target::{Death, Target};
 use crate::walk::{Opened, Plan};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -110,6 +110,10 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn no_longer_done<'a>(folder: u32) -> Record<'a> {
+    Record::FolderDone { folder, done: None }
+}
+
 impl Pass<'_> {
     /// The target; opened when it is first needed, so that a pass without changes makes no trip.
     pub(crate) fn target(&self) -> rustix::io::Result<&Target> {
@@ -131,6 +135,7 @@ impl Pass<'_> {
             return Err(Errno::STALE);
         }
         target.as_owner = self.as_owner;
+        target.death = Death::new(self.options);
         if let Some(aside) = &self.options.keep_aside {
             match Aside::open(aside, &self.prefix) {
                 Ok(aside) => target.aside = Some(aside),
@@ -360,7 +365,16 @@ impl Pass<'_> {
             let entries: Vec<_> = numbered.map(Entry::claimed).collect();
             (!entries.is_empty()).then_some(Record::Entries { folder: plan.number, entries })
         }));
+        let gone = plans.iter().flat_map(|plan| &plan.gone);
+        claims.extend(gone.flat_map(|(_, child)| self.manifest.tree(*child)).map(no_longer_done));
         if claims.is_empty() { Ok(()) } else { self.journal.write_now(&claims) }
+    }
+
+    /// Makes last that nothing in a recorded tree is known any more, before any of it is removed: cut off in the midst of that, what is
+    /// left must be looked at should the source have the tree again.
+    pub(crate) fn unsettle(&self, number: u32) -> Result<(), CopyError> {
+        let records: Vec<_> = self.manifest.tree(number).into_iter().map(no_longer_done).collect();
+        if records.is_empty() { Ok(()) } else { self.journal.write_now(&records) }
     }
 
     /// Writes down what a folder is about to be filled with, so that what a cut-off pass left can be told from what others put there.

@@ -160,7 +160,7 @@ impl Pass<'_> {
         let is_folder = entry.seen.kind() == Kind::Directory;
         let there = match there {
             There::Ours(Kind::Directory, child) if is_folder => {
-                let number = if child == 0 { self.number_of(entry) } else { child };
+                let number = if child == 0 { self.number_of(open.number, entry)? } else { child };
                 self.descend(open, entry, number, true);
                 return Ok(Some((State::Done, number, entry.seen.stamp)));
             }
@@ -210,6 +210,7 @@ impl Pass<'_> {
     fn put_folder(&self, open: &Arc<Open>, entry: &Entry) -> Result<(State, u32, Stamp), Broke> {
         let stamp = &entry.seen.stamp;
         let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let number = self.number_of(open.number, entry)?;
         let made_as_owner = target
             .make_dir(&open.target, &entry.name, (stamp.mode & 0o777) | 0o700, open.maker(stamp))
             .map_err(|errno| broke("make the folder", errno, false))?;
@@ -220,15 +221,24 @@ impl Pass<'_> {
                 .map_err(|errno| broke("give its owner the folder", errno, true))?;
         }
         Counts::add(&self.counts.written, 1);
-        let number = self.number_of(entry);
         self.descend(open, entry, number, false);
         Ok((State::Done, number, *stamp))
     }
 
-    /// The number that was claimed for a folder. One that is made anew under an old name gets a new one: what was recorded under the old
-    /// one is not in it.
-    fn number_of(&self, entry: &Entry) -> u32 {
-        if entry.number == 0 { self.new_number() } else { entry.number }
+    /// The number that was claimed for a folder. One that is made anew under an old name gets a new one, which lasts before it is there:
+    /// what was recorded under the old one is not in it.
+    fn number_of(&self, parent: u32, entry: &Entry) -> Result<u32, Broke> {
+        if entry.number != 0 {
+            return Ok(entry.number);
+        }
+        let number = self.new_number();
+        let claimed = Recorded { child: number, ..entry.claimed() };
+        let claim = Record::Entries { folder: parent, entries: vec![claimed] };
+        if let Err(error) = self.journal.write_now(&[claim]) {
+            self.stop_for(error);
+            return Err(broke("write down the making of", Errno::CANCELED, false));
+        }
+        Ok(number)
     }
 
     fn descend(&self, open: &Arc<Open>, entry: &Entry, number: u32, unfinished: bool) {

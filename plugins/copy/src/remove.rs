@@ -158,6 +158,10 @@ impl Pass<'_> {
         exclude: Option<Arc<Exclude>>,
     ) -> Result<()> {
         let target = self.target()?;
+        if let Err(error) = self.unsettle(number) {
+            self.stop_for(error);
+            return Err(Errno::CANCELED);
+        }
         let mut to_list = vec![(path.to_vec(), number, exclude)];
         let mut to_remove = Vec::new();
         let mut left_some = false;

@@ -2,6 +2,8 @@
 
 use crate::aside::Aside;
 use crate::error::CopyError;
+use crate::options::Options;
+use crate::progress::BATCH_MILLIS;
 use crate::source::open_root;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, XattrFlags};
@@ -11,7 +13,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a write of a network file system carries at most.
 const WRITE_BYTES: u64 = 1 << 20;
@@ -112,9 +114,36 @@ pub(crate) struct Target {
     /// Keeps what is replaced or removed.
     pub(crate) aside: Option<Aside>,
     pub(crate) trips: Trips,
+    /// For tests.
+    pub(crate) death: Option<Death>,
     started: Instant,
     /// For each thread: when its running operation began, in milliseconds since `started` plus one; 0 for none.
     busy: Vec<AtomicU64>,
+}
+
+/// The end of the process at a chosen operation, as by a kill from outside.
+#[derive(Debug)]
+pub(crate) struct Death {
+    operations: AtomicU64,
+    at: u64,
+    late: bool,
+}
+
+impl Death {
+    pub(crate) fn new(options: &Options) -> Option<Self> {
+        let at = options.dies_at_operation?;
+        Some(Death { operations: AtomicU64::new(0), at, late: options.dies_late })
+    }
+
+    fn count(&self) {
+        if self.operations.fetch_add(1, Relaxed) + 1 != self.at {
+            return;
+        }
+        if self.late {
+            std::thread::sleep(Duration::from_millis(BATCH_MILLIS * 2));
+        }
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL); // nothing comes after it
+    }
 }
 
 /// Magic numbers of file systems behind a network or a daemon, as in statfs(2).
@@ -134,6 +163,7 @@ impl Target {
             as_owner: false,
             aside: None,
             trips: Trips::default(),
+            death: None,
             started: Instant::now(),
             busy: (0..=threads).map(|_| AtomicU64::new(0)).collect(),
         })
@@ -157,6 +187,9 @@ impl Target {
 
     /// Runs one operation under the watch for stalls.
     pub(crate) fn watched<T>(&self, operation: impl FnOnce() -> T) -> T {
+        if let Some(death) = &self.death {
+            death.count();
+        }
         let slot = self.busy.get(SLOT.with(Cell::get)).or(self.busy.last());
         if let Some(slot) = slot {
             slot.store(self.millis(), Relaxed);

@@ -12,9 +12,10 @@ mod lab;
 use connect_migrator_copy::{Content, Control, CopyError, run, verify};
 use connect_migrator_copy_bench::{add_odd, change, grow};
 use lab::{Lab, Tmpfs, settle};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// Starts a copy by the command and kills it after so long. False when it ended by itself.
@@ -81,17 +82,106 @@ fn killed_in_later_passes_it_ends_with_the_same_tree_and_leaves_no_temporary_nam
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
 }
 
+/// The folder that goes and comes back.
+fn grow_folder(lab: &Lab) {
+    for name in ["f1", "f2", "deep/g1", "deep/g2"] {
+        lab.write(&format!("pkg/help/{name}"), name.repeat(100));
+    }
+    lab.write("pkg/other", "o");
+}
+
+/// A folder goes, a pass dies, it comes back, a pass dies again. Answers whether both died.
+fn goes_and_comes_back(folder: &Path, first: u64, second: u64) -> (bool, bool) {
+    let lab = Lab::within(folder);
+    grow_folder(&lab);
+    settle();
+    lab.pass();
+    let (here, away) = (lab.source.join("pkg/help"), lab.source.join("pkg/help.renamed"));
+    fs::rename(&here, &away).unwrap();
+    let first_died = lab.pass_dies_at(first, &["--threads", "1"]);
+    fs::rename(&away, &here).unwrap();
+    let second_died = lab.pass_dies_at(second, &["--threads", "1"]);
+    // Whatever was put under which number: these go, too.
+    if second.is_multiple_of(2) {
+        fs::remove_file(here.join("f2")).unwrap();
+        fs::remove_file(here.join("deep/g1")).unwrap();
+    }
+    settle();
+    lab.pass();
+    lab.assert_same();
+    assert_eq!(lab.pass().trips, 0, "killed at {first} and {second}");
+    (first_died, second_died)
+}
+
+#[test]
+fn a_folder_that_goes_and_comes_back_between_two_passes_killed_at_any_operation_is_whole_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Tmpfs::mount(dir.path(), "size=64m,mode=700");
+    let (next, ended, pairs) = (AtomicU64::new(1), AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !ended.load(SeqCst) {
+                    let first = next.fetch_add(1, SeqCst);
+                    for second in 1.. {
+                        let (first_died, second_died) = goes_and_comes_back(dir.path(), first, second);
+                        pairs.fetch_add(u64::from(first_died && second_died), SeqCst);
+                        ended.fetch_or(!first_died, SeqCst);
+                        if !second_died {
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    drop(memory);
+    let pairs = pairs.load(SeqCst);
+    println!("{pairs} pairs of kills");
+    assert!(pairs > 200, "only {pairs} pairs of kills came in the middle");
+}
+
+#[test]
+fn a_folder_that_goes_and_comes_back_while_a_first_copy_is_killed_again_is_whole_in_the_end() {
+    let begun = |operation: u64, more: &[&str]| {
+        let lab = Lab::new();
+        grow_folder(&lab);
+        settle();
+        let died = lab.pass_dies_at(operation, &[&["--threads", "1"], more].concat());
+        (lab, died)
+    };
+    // The very last makes all of it last.
+    let last = (1..).find(|operation| !begun(*operation, &[]).1).unwrap() - 2;
+    let killed_at = |later: u64| {
+        // The folder is recorded as done, and the root is not.
+        let (lab, _) = begun(last, &["--dies-late"]);
+        let (here, away) = (lab.source.join("pkg/help"), lab.source.join("pkg/help.renamed"));
+        fs::rename(&here, &away).unwrap();
+        let died = lab.pass_dies_at(later, &["--threads", "1"]);
+        fs::rename(&away, &here).unwrap();
+        settle();
+        lab.pass();
+        lab.assert_same();
+        died
+    };
+    let killed = std::thread::scope(|scope| {
+        let runs: Vec<_> = (1..40).map(|later| scope.spawn(move || killed_at(later))).collect();
+        runs.into_iter().map(|run| u32::from(run.join().unwrap())).sum::<u32>()
+    });
+    assert!(killed > 10, "only {killed} of the kills came in the middle");
+}
+
 #[test]
 fn until_the_first_copy_is_whole_others_cannot_enter_the_target() {
     use std::os::unix::fs::PermissionsExt;
     let lab = Lab::new();
     grow(&lab.source, 600, 2, 0, 9).unwrap();
     settle();
-    let begun = || std::fs::read_dir(&lab.target).unwrap().next().is_some();
+    let begun = || fs::read_dir(&lab.target).unwrap().next().is_some();
     while !begun() {
         assert!(killed_after(&lab, Duration::from_millis(60)));
     }
-    assert_eq!(std::fs::metadata(&lab.target).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(&lab.target).unwrap().permissions().mode() & 0o7777, 0o700);
     lab.pass();
     lab.assert_same();
 }
@@ -152,18 +242,18 @@ fn cut_off_with_what_is_foreign(seed: u64) -> (Lab, Vec<String>) {
     grow(&lab.source, 600, 2, 0, seed).unwrap();
     settle();
     let folders = || -> Vec<PathBuf> {
-        let made = std::fs::read_dir(&lab.target).unwrap().map(|entry| entry.unwrap().path());
+        let made = fs::read_dir(&lab.target).unwrap().map(|entry| entry.unwrap().path());
         made.filter(|path| path.is_dir()).collect()
     };
     while folders().is_empty() {
         assert!(killed_after(&lab, Duration::from_millis(60)));
     }
     let mut foreign = vec!["foreign".to_owned()];
-    std::fs::write(lab.target.join("foreign"), "theirs").unwrap();
+    fs::write(lab.target.join("foreign"), "theirs").unwrap();
     for folder in folders() {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
-        std::fs::create_dir(folder.join("theirs")).unwrap();
-        std::fs::write(folder.join("theirs/file"), "theirs").unwrap();
+        fs::create_dir(folder.join("theirs")).unwrap();
+        fs::write(folder.join("theirs/file"), "theirs").unwrap();
         foreign.push(format!("{name}/theirs/file"));
     }
     (lab, foreign)
@@ -171,7 +261,7 @@ fn cut_off_with_what_is_foreign(seed: u64) -> (Lab, Vec<String>) {
 
 fn assert_theirs(lab: &Lab, foreign: &[String]) {
     for name in foreign {
-        assert_eq!(std::fs::read_to_string(lab.target.join(name)).unwrap(), "theirs", "{name}");
+        assert_eq!(fs::read_to_string(lab.target.join(name)).unwrap(), "theirs", "{name}");
     }
 }
 
@@ -184,7 +274,7 @@ fn what_others_put_at_the_target_of_a_first_copy_that_was_cut_off_stays_and_is_t
     assert_theirs(&lab, &foreign);
     for name in &foreign {
         let path = lab.target.join(name.strip_suffix("/file").unwrap_or(name));
-        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
     }
     lab.pass();
     let cancel = AtomicBool::new(false);
@@ -198,9 +288,9 @@ fn what_others_put_at_the_target_of_a_first_copy_that_was_cut_off_stays_and_is_t
 #[test]
 fn what_vanished_from_the_source_after_a_first_copy_was_cut_off_goes_and_what_others_put_beside_it_stays() {
     let (lab, foreign) = cut_off_with_what_is_foreign(15);
-    for entry in std::fs::read_dir(&lab.source).unwrap() {
+    for entry in fs::read_dir(&lab.source).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
     }
     let report = lab.try_pass(&lab.options()).unwrap();
     assert_eq!(report.failed, 0, "{report:?}");

@@ -1,4 +1,4 @@
-//! Any run of changes between passes ends with the same tree.
+//! Any run of changes between passes, whole and killed ones, ends with the same tree.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,6 +27,8 @@ enum Change {
     Owner(usize, u32),
     Xattr(usize, u8),
     Pass,
+    /// A pass that dies right before this operation at the target.
+    Died(u64),
 }
 
 const NAMES: usize = 14;
@@ -78,6 +80,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
         1 => (name(), 1_000..1_003_u32).prop_map(|(what, id)| Change::Owner(what, id)),
         1 => (name(), any::<u8>()).prop_map(|(what, value)| Change::Xattr(what, value)),
         2 => Just(Change::Pass),
+        3 => (1..40_u64).prop_map(Change::Died),
     ];
     prop::collection::vec(one, 1..60)
 }
@@ -86,7 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_changes_a_pass_makes_the_trees_the_same(changes in changes(), as_owner in any::<bool>()) {
+    fn after_any_changes_and_kills_a_pass_makes_the_trees_the_same(changes in changes(), as_owner in any::<bool>()) {
         let lab = Lab::new();
         let mut options = lab.options();
         options.threads = Some(4);
@@ -98,6 +101,10 @@ proptest! {
                 Change::Pass => {
                     let report = lab.try_pass(&options).unwrap();
                     prop_assert_eq!(report.failed, 0, "{:?}", report);
+                }
+                Change::Died(at) => {
+                    let owners = if as_owner { "as-owner" } else { "chown" };
+                    lab.pass_dies_at(*at, &["--threads", "2", "--owners", owners]);
                 }
                 change => apply(&lab.source, change),
             }

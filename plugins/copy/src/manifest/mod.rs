@@ -158,6 +158,18 @@ impl Manifest {
         self.folders.get(number as usize).filter(|_| number != 0)
     }
 
+    /// The numbers of a recorded folder and of all below it; none for 0.
+    pub(crate) fn tree(&self, number: u32) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        let mut folders = vec![number];
+        while let Some(number) = folders.pop() {
+            let Some(folder) = self.folder(number) else { continue };
+            numbers.push(number);
+            folders.extend(folder.items.iter().map(|item| item.child).filter(|child| *child != 0));
+        }
+        numbers
+    }
+
     /// The number that the next new folder gets.
     pub(crate) fn next_folder(&self) -> u32 {
         u32::try_from(self.folders.len()).unwrap_or(u32::MAX).max(ROOT + 1)

@@ -21,9 +21,13 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        Lab::within(&std::env::temp_dir())
+    }
+
+    pub fn within(folder: &Path) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root: owners, devices, mounts");
         need(&[]);
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(folder).unwrap();
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         std::fs::create_dir(&source).unwrap();
         std::fs::create_dir(&target).unwrap();
@@ -53,6 +57,23 @@ impl Lab {
         let report = self.try_pass(options).unwrap();
         assert!(report.whole, "{report:?}");
         report
+    }
+
+    /// A pass by the command that dies right before its operation number `operation` at the target, counted from 1. False when it ended
+    /// before it came to that.
+    pub fn pass_dies_at(&self, operation: u64, arguments: &[&str]) -> bool {
+        let out = Command::new(env!("CARGO_BIN_EXE_connect-migrator-copy"))
+            .arg("copy")
+            .args([&self.source, &self.target])
+            .arg("--manifest")
+            .arg(&self.manifest)
+            .args(["--dies-at-operation", &operation.to_string()])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let died = std::os::unix::process::ExitStatusExt::signal(&out.status) == Some(9);
+        assert!(died || out.status.success() || out.status.code() == Some(3), "{out:?}");
+        died
     }
 
     /// rsync and find must agree that both trees are the same.
