@@ -36,6 +36,7 @@ impl Step for Postgres {
     type Undo = Undo;
 
     fn info() -> StepInfo {
+        // Says nothing of its needs: those of the product's own tools, which it runs, are not known.
         StepInfo::new("postgres", "Moves the database from SQLite to PostgreSQL with the product's own tool")
             .needs_source_stopped()
     }
