@@ -9,7 +9,7 @@ use connect_migrator_connect::container::ImageFacts;
 use connect_migrator_connect::version::Version;
 use connect_migrator_images::archive::{ArchiveError, ArchivedImage, inspect};
 use connect_migrator_images::registry::platform;
-use connect_migrator_sdk::{Context, Finding, Progress, StepError};
+use connect_migrator_sdk::{Context, Finding, Progress, Span, StepError};
 
 /// Reads the file to its end and compares its digests.
 ///
@@ -73,9 +73,10 @@ pub fn version(image: &ArchivedImage) -> Option<Version> {
 /// Loads the image unless the engine has it. Answers its id or tag, what the engine knows about it, and whether it was loaded.
 ///
 /// # Errors
-/// When it is not the image that it should be, or the engine cannot load it.
+/// When it is not the image that it should be, or the engine cannot load it within `limit`.
 pub async fn load(
     file: &ArchiveImage,
+    limit: Span,
     cx: &Context,
     engine: &Engine,
 ) -> Result<(String, ImageInspect, bool), StepError> {
@@ -99,7 +100,7 @@ pub async fn load(
     };
     tokio::select! {
         () = cx.cancelled() => return Err(StepError::cancelled(format!("load {}", file.archive.display()))),
-        done = engine.load(&file.archive, tell) => done.map_err(EngineError::step)?,
+        done = engine.load(&file.archive, limit.duration(), tell) => done.map_err(EngineError::step)?,
     }
     for name in names() {
         if let Some(about) = engine.image(name).await.map_err(EngineError::step)? {

@@ -26,8 +26,6 @@ use tokio::time::Instant;
 const STOP_MARGIN_SECONDS: u64 = 30;
 /// How long a pull may stand still before it counts as failed.
 const PULL_SILENCE_SECONDS: u64 = 300;
-/// How long loading a file may take: the engine answers only at the end.
-const LOAD_TIMEOUT_SECONDS: u64 = 3600;
 /// How much of the file is handed over at a time.
 const LOAD_CHUNK_BYTES: usize = 256 * 1024;
 /// How long an engine that does not answer is left alone before it is asked again.
@@ -73,6 +71,8 @@ pub enum EngineError {
         call: String,
         /// The limit.
         seconds: u64,
+        /// The setting of the step that raises it.
+        setting: Option<&'static str>,
     },
 }
 
@@ -100,8 +100,11 @@ impl EngineError {
                 let why = if status == 0 { message } else { format!("{message} (status {status})") };
                 (call, why, kind.journal())
             }
-            EngineError::Slow { kind, call, seconds } => {
-                (call, format!("the {kind} engine took more than {seconds} s"), kind.journal())
+            EngineError::Slow { kind, call, seconds, setting } => {
+                let why = format!("the {kind} engine took more than {seconds} s");
+                let raise = setting.map(|setting| format!("; if it only needs longer, raise `{setting}`"));
+                let remedy = format!("{}{}", kind.journal(), raise.unwrap_or_default());
+                return StepError::new(call).because(why).remedy(remedy);
             }
         };
         StepError::new(tried).because(why).remedy(remedy)
@@ -196,10 +199,16 @@ impl Engine {
     }
 
     fn failed(&self, call: impl Into<String>, error: Error) -> EngineError {
-        self.failed_within(self.call_timeout, call, error)
+        self.failed_within(self.call_timeout, Some("engine-timeout"), call, error)
     }
 
-    fn failed_within(&self, limit: Duration, call: impl Into<String>, error: Error) -> EngineError {
+    fn failed_within(
+        &self,
+        limit: Duration,
+        setting: Option<&'static str>,
+        call: impl Into<String>,
+        error: Error,
+    ) -> EngineError {
         let (call, kind) = (call.into(), self.kind);
         match error {
             Error::DockerResponseServerError { status_code, message } => {
@@ -208,7 +217,7 @@ impl Engine {
             Error::DockerStreamError { error } => {
                 EngineError::Refused { kind, call, status: 0, message: error }
             }
-            Error::RequestTimeoutError => EngineError::Slow { kind, call, seconds: limit.as_secs() },
+            Error::RequestTimeoutError => EngineError::Slow { kind, call, seconds: limit.as_secs(), setting },
             error @ (Error::HyperResponseError { .. }
             | Error::HyperLegacyError { .. }
             | Error::IOError { .. }
@@ -279,7 +288,8 @@ impl Engine {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(PULL_SILENCE_SECONDS), stream.next()).await;
             let Ok(next) = next else {
-                return Err(EngineError::Slow { kind: self.kind, call, seconds: PULL_SILENCE_SECONDS });
+                let (kind, seconds) = (self.kind, PULL_SILENCE_SECONDS);
+                return Err(EngineError::Slow { kind, call, seconds, setting: None });
             };
             let Some(line) = next else { return Ok(()) };
             let line = line.map_err(|error| self.failed(&call, error))?;
@@ -308,10 +318,11 @@ impl Engine {
     /// Loads an image out of a file; tells how much of it has been read.
     ///
     /// # Errors
-    /// When it cannot be read or loaded, or that takes more than an hour.
+    /// When it cannot be read or loaded, or that takes longer than `limit`.
     pub async fn load(
         &self,
         path: &Path,
+        limit: Duration,
         tell: impl Fn(Pulled) + Send + Sync + 'static,
     ) -> Result<(), EngineError> {
         let call = format!("load {}", path.display());
@@ -333,17 +344,18 @@ impl Engine {
                 Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(chunk), next)))
             }
         });
-        let client = self.client.clone().with_timeout(Duration::from_secs(LOAD_TIMEOUT_SECONDS));
+        let client = self.client.clone().with_timeout(limit);
         let options = ImportImageOptionsBuilder::new().quiet(true).build();
         let mut stream = std::pin::pin!(client.import_image_stream(options, chunks, None));
+        let deadline = Instant::now() + limit;
         loop {
-            let next = tokio::time::timeout(Duration::from_secs(LOAD_TIMEOUT_SECONDS), stream.next()).await;
-            let Ok(next) = next else {
-                return Err(EngineError::Slow { kind: self.kind, call, seconds: LOAD_TIMEOUT_SECONDS });
-            };
-            match next {
+            let next = tokio::time::timeout_at(deadline, stream.next()).await;
+            match next.unwrap_or(Some(Err(Error::RequestTimeoutError))) {
                 None => return Ok(()),
-                Some(line) => line.map_err(|error| self.failed(&call, error)).map(drop)?,
+                Some(line) => {
+                    line.map_err(|error| self.failed_within(limit, Some("pull-timeout"), &call, error))
+                        .map(drop)?;
+                }
             }
         }
     }
@@ -373,12 +385,19 @@ impl Engine {
     /// Starts a container; one that runs stays as it is. The engine mounts what the container sees, which may take long.
     ///
     /// # Errors
-    /// When it cannot be started, or not within `limit`: it may start later then.
-    pub async fn start(&self, name: &str, limit: Duration) -> Result<(), EngineError> {
+    /// When it cannot be started, or not within `limit`, which `setting` raises: it may start later then.
+    pub async fn start(
+        &self,
+        name: &str,
+        limit: Duration,
+        setting: Option<&'static str>,
+    ) -> Result<(), EngineError> {
         let client = self.client.clone().with_timeout(limit);
         match client.start_container(name, None::<StartContainerOptions>).await {
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 304, .. }) => Ok(()),
-            Err(error) => Err(self.failed_within(limit, format!("start the container {name}"), error)),
+            Err(error) => {
+                Err(self.failed_within(limit, setting, format!("start the container {name}"), error))
+            }
         }
     }
 
@@ -393,7 +412,12 @@ impl Engine {
         let client = self.client.clone().with_timeout(limit);
         match client.stop_container(name, Some(options)).await {
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 304 | 404, .. }) => Ok(()),
-            Err(error) => Err(self.failed_within(limit, format!("stop the container {name}"), error)),
+            Err(error) => Err(self.failed_within(
+                limit,
+                Some("stop-timeout"),
+                format!("stop the container {name}"),
+                error,
+            )),
         }
     }
 

@@ -105,7 +105,7 @@ pub async fn look(
 async fn ask(engine: &Engine, name: &str, image: &str) -> Result<Vec<String>, EngineError> {
     let limit = Duration::from_secs(LOOK_TIMEOUT_SECONDS);
     let deadline = Instant::now() + limit;
-    engine.start(name, limit).await?;
+    engine.start(name, limit, None).await?;
     loop {
         let state = engine.container(name).await?.and_then(|container| container.state).unwrap_or_default();
         if state.running != Some(true) {
@@ -116,6 +116,7 @@ async fn ask(engine: &Engine, name: &str, image: &str) -> Result<Vec<String>, En
                 kind: engine.kind,
                 call: format!("let the programs of {image} say their versions"),
                 seconds: LOOK_TIMEOUT_SECONDS,
+                setting: None,
             });
         }
         sleep(Duration::from_millis(POLL_MILLIS)).await;

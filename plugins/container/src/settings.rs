@@ -78,7 +78,7 @@ pub struct Settings {
     /// How long Connect in the container, once it serves, may answer nothing until it counts as broken. Default `15s`.
     #[serde(default = "default_answer_timeout")]
     pub answer_timeout: Span,
-    /// How long pulling the image may take. Default `1h`.
+    /// How long pulling the image, or loading it from an archive, may take. Default `1h`.
     #[serde(default = "default_pull_timeout")]
     pub pull_timeout: Span,
     /// How long Connect may take to end after it was asked to; then it is killed. Default `120s`.

@@ -159,7 +159,7 @@ async fn have_image(
     installation: &Installation,
 ) -> Result<(String, ImageInspect, bool), StepError> {
     if let Image::Archive(file) = &subject.settings.image {
-        return archive::load(file, cx, engine).await;
+        return archive::load(file, subject.settings.pull_timeout, cx, engine).await;
     }
     let logins = Logins::of(subject, cx)?;
     if let Image::Build(build) = &subject.settings.image {

@@ -112,8 +112,9 @@ async fn start_with_policy(
     }
     if !container.running {
         let settings = subject.settings;
-        let limit = settings.start_timeout.duration().max(settings.engine_timeout.duration());
-        engine.start(name, limit).await.map_err(|error| refused(subject, error))?;
+        let (start, any) = (settings.start_timeout.duration(), settings.engine_timeout.duration());
+        let (limit, setting) = if start > any { (start, "start-timeout") } else { (any, "engine-timeout") };
+        engine.start(name, limit, Some(setting)).await.map_err(|error| refused(subject, error))?;
     }
     Ok(())
 }
@@ -154,6 +155,7 @@ pub async fn apply(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, StepE
 
 fn refused(subject: &Subject<'_>, error: EngineError) -> StepError {
     let text = error.to_string();
+    let told = error.step();
     let remedy = if text.contains("bind source path does not exist") {
         "a path that the container needs is not there: the data directory's storage, or the mask of the source's unit"
     } else if text.contains("port is already allocated") || text.contains("address already in use") {
@@ -161,10 +163,10 @@ fn refused(subject: &Subject<'_>, error: EngineError) -> StepError {
     } else if text.contains("operation not permitted") || text.contains("apparmor") {
         "the engine may not give these privileges here; try `privileges = \"sys-admin\"`"
     } else {
-        "see `journalctl -u docker`"
+        &told.remedy
     };
     StepError::new(format!("start the container {}", subject.names.container))
-        .because(error.step().why)
+        .because(&told.why)
         .remedy(remedy)
 }
 

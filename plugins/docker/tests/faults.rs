@@ -295,7 +295,7 @@ async fn nothing_is_started_while_the_source_could_run() {
 async fn start_by_hand(socket: &std::path::Path, name: &str) {
     let limit = Duration::from_secs(60);
     let engine = Engine::connect(Kind::Docker, socket, limit).await.unwrap();
-    engine.start(name, limit).await.unwrap();
+    engine.start(name, limit, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -353,6 +353,29 @@ async fn a_server_that_leaves_a_question_unanswered_is_asked_again_and_broken_on
         host.engine.serve(Some((Some("2026.03.1"), None)));
     });
     assert!(matches!(verdict, Verdict::Holds { .. }), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn an_engine_that_leaves_a_call_unanswered_is_not_waited_for_beyond_the_setting_that_the_error_names() {
+    let calls = [
+        ("/info", "engine-timeout", "say how it is set up"),
+        ("/containers/create", "engine-timeout", "create the container"),
+        ("/start", "start-timeout", "start the container"),
+    ];
+    for (silent_at, setting, call) in calls {
+        let mut host = Host::new(Kind::Docker).await;
+        for (name, value) in [("engine-timeout", "1s"), ("start-timeout", "2s")] {
+            host.settings[name] = json!(value);
+        }
+        host.engine.state().silent_at = Some(silent_at);
+        let started = std::time::Instant::now();
+        let error = prepare(&host).await.unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+        assert!(error.to_string().contains(call), "{error}");
+        assert!(error.remedy.contains(setting), "{error}: {}", error.remedy);
+        host.engine.state().silent_at = None;
+        put_back_entirely(&host).await;
+    }
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ pub struct State {
     pub stopped_with: i64,
     pub log: String,
     pub calls: Vec<String>,
+    /// Calls whose path ends so are never answered.
+    pub silent_at: Option<&'static str>,
     /// Tells the server in the container to serve.
     serve: Serving,
     /// The gate at which the container waits.
@@ -120,6 +122,7 @@ impl Double {
             stopped_with: 0,
             log: String::new(),
             calls: Vec::new(),
+            silent_at: None,
             serve,
             held: None,
         }));
@@ -169,6 +172,10 @@ async fn engine(
     uri: Uri,
     body: Bytes,
 ) -> Response {
+    let silent_at = state.lock().unwrap().silent_at;
+    if silent_at.is_some_and(|end| uri.path().ends_with(end)) {
+        return std::future::pending().await;
+    }
     let mut state = state.lock().unwrap();
     state.look_at_the_gate();
     let path = uri.path().split_once("/v1.").map_or(uri.path(), |(_, rest)| &rest[rest.find('/').unwrap()..]);
