@@ -1,6 +1,6 @@
 //! Hard links: all names of an inode are gathered in the walk, and made one inode again at the end.
 
-use crate::folder::{Open, c_name};
+use crate::folder::Open;
 use crate::manifest::State;
 use crate::pass::Pass;
 use crate::progress::Counts;
@@ -137,7 +137,6 @@ impl Pass<'_> {
             Ok(None) => Led::Vanished,
             Err(broke) => {
                 self.fail(broke.tried, &join(path, name.to_bytes()), broke.errno);
-                self.record(open.number, &[(entry.name, State::Claimed, 0, entry.seen.stamp)]);
                 Led::Failed
             }
         }
@@ -186,11 +185,7 @@ impl Pass<'_> {
             Err(errno) => {
                 self.fail("link", &join(member.0, member.1.to_bytes()), errno);
                 let folder = &change.open;
-                if self.unclaim_taken(folder.exclusive, folder.number, member.1, change.there, errno) {
-                    return;
-                }
-                let name = c_name(member.1.to_bytes()).unwrap_or_default();
-                self.record(change.open.number, &[(name, State::Claimed, 0, change.seen.stamp)]);
+                self.unclaim_taken(folder.exclusive, folder.number, member.1, change.there, errno);
             }
         }
     }

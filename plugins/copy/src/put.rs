@@ -72,12 +72,10 @@ enum Made {
 pub(crate) struct Broke {
     pub(crate) tried: &'static str,
     pub(crate) errno: Errno,
-    /// Something may stand at the target now.
-    pub(crate) made_something: bool,
 }
 
-fn broke(tried: &'static str, errno: Errno, made_something: bool) -> Broke {
-    Broke { tried, errno, made_something }
+fn broke(tried: &'static str, errno: Errno) -> Broke {
+    Broke { tried, errno }
 }
 
 impl Pass<'_> {
@@ -92,31 +90,21 @@ impl Pass<'_> {
                 self.remember_link(open, entry);
                 continue;
             }
-            let stamp = entry.seen.stamp;
             match self.put(open, &entry, buffer) {
                 Ok(Some((state, child, stamp))) => done.push((entry.name, state, child, stamp)),
                 Ok(None) => {}
                 Err(broke) => {
                     self.fail(broke.tried, &join(&open.path, entry.name.to_bytes()), broke.errno);
-                    if broke.made_something {
-                        done.push((entry.name, State::Claimed, 0, stamp));
-                    } else {
-                        open.failed.store(true, SeqCst);
-                        self.unclaim_taken(
-                            open.exclusive,
-                            open.number,
-                            &entry.name,
-                            entry.there,
-                            broke.errno,
-                        );
-                    }
+                    // What may stand there was claimed before, under its number, and stays so.
+                    open.failed.store(true, SeqCst);
+                    self.unclaim_taken(open.exclusive, open.number, &entry.name, entry.there, broke.errno);
                 }
             }
         }
         self.record(open.number, &done);
     }
 
-    /// A name that others had taken was not ours to claim: the next pass must not take it for ours. Answers whether it was one.
+    /// A name that others had taken was not ours to claim: the next pass must not take it for ours.
     pub(crate) fn unclaim_taken(
         &self,
         exclusive: bool,
@@ -124,12 +112,10 @@ impl Pass<'_> {
         name: &CStr,
         there: There,
         errno: Errno,
-    ) -> bool {
-        let taken = exclusive && there == There::Nothing && errno == Errno::EXIST;
-        if taken {
+    ) {
+        if exclusive && there == There::Nothing && errno == Errno::EXIST {
             self.journal.add(&[Record::Gone { folder, names: vec![name.to_bytes()] }]);
         }
-        taken
     }
 
     /// Writes down entries of a folder.
@@ -167,14 +153,14 @@ impl Pass<'_> {
             There::Ours(Kind::Directory, child) => {
                 // What others put in it stays, and what comes in its place cannot be made.
                 self.remove_our_tree(&join(&open.path, entry.name.to_bytes()), child, None)
-                    .map_err(|errno| broke("remove the folder in the place of", errno, true))?;
+                    .map_err(|errno| broke("remove the folder in the place of", errno))?;
                 There::Nothing
             }
             There::Ours(_, _) if is_folder => {
-                let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+                let target = self.target().map_err(|errno| broke("open the target for", errno))?;
                 target
                     .remove(&open.target, &entry.name)
-                    .map_err(|errno| broke("remove what is in the place of the folder", errno, true))?;
+                    .map_err(|errno| broke("remove what is in the place of the folder", errno))?;
                 There::Nothing
             }
             there => there,
@@ -198,27 +184,27 @@ impl Pass<'_> {
     /// Looks where it is not known what stands there.
     fn look_there(&self, open: &Open, entry: &Entry) -> Result<There, Broke> {
         let There::Unknown(child) = entry.there else { return Ok(entry.there) };
-        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let target = self.target().map_err(|errno| broke("open the target for", errno))?;
         crate::target::Trips::look(&target.trips);
         match target.watched(|| look(&open.target, &entry.name)) {
             Ok(seen) => Ok(There::Ours(seen.kind(), child)),
             Err(Errno::NOENT) => Ok(There::Nothing),
-            Err(errno) => Err(broke("look at the target's", errno, true)),
+            Err(errno) => Err(broke("look at the target's", errno)),
         }
     }
 
     fn put_folder(&self, open: &Arc<Open>, entry: &Entry) -> Result<(State, u32, Stamp), Broke> {
         let stamp = &entry.seen.stamp;
-        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let target = self.target().map_err(|errno| broke("open the target for", errno))?;
         let number = self.number_of(open.number, entry)?;
         let made_as_owner = target
             .make_dir(&open.target, &entry.name, (stamp.mode & 0o777) | 0o700, open.maker(stamp))
-            .map_err(|errno| broke("make the folder", errno, false))?;
+            .map_err(|errno| broke("make the folder", errno))?;
         if target.as_owner && !open.is_owner_right(stamp, made_as_owner) {
             // Now, so that its owner may make entries in it.
             target
                 .chown(&open.target, &entry.name, stamp.uid, stamp.gid)
-                .map_err(|errno| broke("give its owner the folder", errno, true))?;
+                .map_err(|errno| broke("give its owner the folder", errno))?;
         }
         Counts::add(&self.counts.written, 1);
         self.descend(open, entry, number, false);
@@ -236,7 +222,7 @@ impl Pass<'_> {
         let claim = Record::Entries { folder: parent, entries: vec![claimed] };
         if let Err(error) = self.journal.write_now(&[claim]) {
             self.stop_for(error);
-            return Err(broke("write down the making of", Errno::CANCELED, false));
+            return Err(broke("write down the making of", Errno::CANCELED));
         }
         Ok(number)
     }
@@ -259,12 +245,12 @@ impl Pass<'_> {
     /// Makes the new entry beside the old one and puts it in its place at once.
     fn make_beside(&self, open: &Arc<Open>, entry: &Entry, buffer: &mut [u8]) -> Result<Made, Broke> {
         let temporary = self.temporary(entry.temporary);
-        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let target = self.target().map_err(|errno| broke("open the target for", errno))?;
         let put = self.make(open, entry, &temporary, false, buffer).and_then(|made| {
             if matches!(made, Made::As(..)) {
                 target
                     .rename(&open.target, &temporary, &entry.name)
-                    .map_err(|errno| broke("put in its place", errno, true))?;
+                    .map_err(|errno| broke("put in its place", errno))?;
             }
             Ok(made)
         });
@@ -298,27 +284,27 @@ impl Pass<'_> {
         let xattrs = match Xattrs::of_entry(source.as_fd(), &entry.name) {
             Ok(xattrs) => xattrs,
             Err(errno) if is_gone(errno) => return Ok(Made::Vanished),
-            Err(errno) => return Err(broke("read the attributes of", errno, false)),
+            Err(errno) => return Err(broke("read the attributes of", errno)),
         };
-        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let target = self.target().map_err(|errno| broke("open the target for", errno))?;
         let stamp = entry.seen.stamp;
         let made_as_owner = if entry.seen.kind() == Kind::Symlink {
             let leads_to = match read_link(source, &entry.name) {
                 Ok(leads_to) => leads_to,
                 Err(errno) if is_gone(errno) || errno == Errno::INVAL => return Ok(Made::Vanished),
-                Err(errno) => return Err(broke("read the link", errno, false)),
+                Err(errno) => return Err(broke("read the link", errno)),
             };
             target
                 .make_symlink(&open.target, as_name, &leads_to, open.maker(&stamp))
-                .map_err(|errno| broke("make the link", errno, false))?
+                .map_err(|errno| broke("make the link", errno))?
         } else {
             target
                 .make_node(&open.target, as_name, stamp.mode, stamp.size)
-                .map_err(|errno| broke("make the special file", errno, false))?;
+                .map_err(|errno| broke("make the special file", errno))?;
             false
         };
         self.set_entry(open, entry, &xattrs, as_name, made_as_owner)
-            .map_err(|errno| broke("set the attributes of", errno, true))?;
+            .map_err(|errno| broke("set the attributes of", errno))?;
         Ok(self.made(stamp, read_from))
     }
 
@@ -358,7 +344,7 @@ impl Pass<'_> {
         exclusive: bool,
         buffer: &mut [u8],
     ) -> Result<Made, Broke> {
-        let target = self.target().map_err(|errno| broke("open the target for", errno, false))?;
+        let target = self.target().map_err(|errno| broke("open the target for", errno))?;
         let mut to: Option<OwnedFd> = None;
         let mut tries = 0;
         loop {
@@ -369,24 +355,24 @@ impl Pass<'_> {
                 Err(errno) if is_gone(errno) || matches!(errno, Errno::NXIO | Errno::XDEV) => {
                     return self.vanished(open, as_name, to);
                 }
-                Err(errno) => return Err(broke("read", errno, to.is_some())),
+                Err(errno) => return Err(broke("read", errno)),
             };
             if seen.kind() != Kind::File {
                 return self.vanished(open, as_name, to);
             }
             let stamp = seen.stamp;
             let file = if let Some(file) = to.take() {
-                target.truncate(&file, 0).map_err(|errno| broke("write again", errno, true))?;
+                target.truncate(&file, 0).map_err(|errno| broke("write again", errno))?;
                 file
             } else {
                 let (file, made_as_owner) = target
                     .create_file(&open.target, as_name, stamp.mode, exclusive, open.maker(&stamp))
-                    .map_err(|errno| broke("make the file", errno, errno != Errno::EXIST))?;
+                    .map_err(|errno| broke("make the file", errno))?;
                 if !open.is_owner_right(&stamp, made_as_owner) {
                     // Before the data: changing the owner later would first wait for them.
                     target
                         .chown_open(&file, stamp.uid, stamp.gid)
-                        .map_err(|errno| broke("give its owner", errno, true))?;
+                        .map_err(|errno| broke("give its owner", errno))?;
                 }
                 file
             };
@@ -397,17 +383,17 @@ impl Pass<'_> {
                 Err(Failed::Read(errno)) if is_gone(errno) => {
                     return self.vanished(open, as_name, Some(file));
                 }
-                Err(Failed::Read(errno)) => return Err(broke("read", errno, true)),
-                Err(Failed::Write(errno)) => return Err(broke("write", errno, true)),
+                Err(Failed::Read(errno)) => return Err(broke("read", errno)),
+                Err(Failed::Write(errno)) => return Err(broke("write", errno)),
                 // Told as what stopped it; the half of it that is there stays claimed.
-                Err(Failed::Stopped) => return Err(broke("write the whole of", Errno::CANCELED, true)),
+                Err(Failed::Stopped) => return Err(broke("write the whole of", Errno::CANCELED)),
             };
             let looked = Xattrs::of_open(&from)
                 .and_then(|xattrs| crate::stamp::look_open(&from).map(|after| (xattrs, after)));
             let (xattrs, after) = match looked {
                 Ok(looked) => looked,
                 Err(errno) if is_gone(errno) => return self.vanished(open, as_name, Some(file)),
-                Err(errno) => return Err(broke("look again at", errno, true)),
+                Err(errno) => return Err(broke("look again at", errno)),
             };
             let changed = after.stamp != stamp;
             if changed && tries <= CHANGING_RETRIES && !self.stopped() {
@@ -415,7 +401,7 @@ impl Pass<'_> {
                 continue;
             }
             self.finish_file(open, entry, file, &seen, &xattrs)
-                .map_err(|errno| broke("write the last of", errno, true))?;
+                .map_err(|errno| broke("write the last of", errno))?;
             Counts::add(&self.counts.files, 1);
             Counts::add(&self.counts.bytes, bytes);
             if changed {
@@ -431,7 +417,7 @@ impl Pass<'_> {
         if made.is_some() {
             self.target()
                 .and_then(|target| target.remove(&open.target, as_name))
-                .map_err(|errno| broke("remove what was made of", errno, true))?;
+                .map_err(|errno| broke("remove what was made of", errno))?;
         }
         Ok(Made::Vanished)
     }
