@@ -271,21 +271,56 @@ async fn drop_ours(session: &Session, before: &Inventory, ours: &Ours) -> Result
     Ok(added.objects.len())
 }
 
-/// Sessions of others in the same database, as far as the user may see them.
+/// Sessions of others in the same database.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Others {
+    /// Programs that are connected.
+    pub clients: Vec<String>,
+    /// Sessions of other users of which the server does not say whether they are programs or its own helpers: only superusers and
+    /// members of `pg_read_all_stats` are told.
+    pub unsure: Vec<String>,
+}
+
+impl Others {
+    /// Nobody else is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.unsure.is_empty()
+    }
+}
+
+impl std::fmt::Display for Others {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all: Vec<&str> = self.clients.iter().chain(&self.unsure).map(String::as_str).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// Who else is in the same database.
 ///
 /// # Errors
 /// The database's.
-pub async fn other_sessions(session: &Session) -> Result<Vec<String>, DbError> {
+pub async fn other_sessions(session: &Session) -> Result<Others, DbError> {
     let rows = session
         .rows(
             "look for other sessions",
-            "SELECT format('%s (user %s, from %s)', coalesce(nullif(application_name, ''), 'a program'), usename,
-                           coalesce(client_addr::text, 'this machine'))
+            "SELECT format('%s (user %s%s)', coalesce(nullif(application_name, ''), 'a program'), usename,
+                           CASE WHEN backend_type IS NULL THEN ''
+                                ELSE ', from ' || coalesce(client_addr::text, 'this machine') END),
+                    backend_type IS NULL
                FROM pg_stat_activity
-              WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+              WHERE datname = current_database() AND pid <> pg_backend_pid()
+                AND (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL)",
         )
         .await?;
-    Ok(rows.iter().filter_map(|row| row.try_get(0).ok()).collect())
+    let mut others = Others::default();
+    for row in rows {
+        let (Ok(who), Ok(unsure)) = (row.try_get::<_, String>(0), row.try_get::<_, bool>(1)) else {
+            continue;
+        };
+        if unsure { others.unsure.push(who) } else { others.clients.push(who) }
+    }
+    Ok(others)
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ async fn contents(which: Which, session: &Session) -> Result<Vec<Finding>, DbErr
     } else {
         found.push(Finding::warning(
             key("dedicated"),
-            format!("{which} is also used by {}", others.join(", ")),
+            format!("{which} is also used by {others}"),
             "give Connect a database of its own, and end these sessions before the window",
         ));
     }

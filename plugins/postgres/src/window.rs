@@ -217,7 +217,8 @@ pub fn ours(put: Option<&Put>, which: Which, user: &str, backup: &Backup) -> Our
     }
 }
 
-/// Waits until nobody else is in the database: a tool or a server that is just ending.
+/// Waits until nobody else is in the database: a tool or a server that is just ending. Sessions that may be the server's own helpers
+/// are not waited for: `check` and the end of the copy tell of them.
 ///
 /// # Errors
 /// When somebody stays.
@@ -225,12 +226,12 @@ pub async fn alone(session: &Session) -> Result<(), StepError> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(SESSIONS_END_SECONDS);
     loop {
         let others = objects::other_sessions(session).await?;
-        if others.is_empty() {
+        if others.clients.is_empty() {
             return Ok(());
         }
         if tokio::time::Instant::now() >= deadline {
             return Err(StepError::new(format!("have the database {} for ourselves", session.place))
-                .because(format!("it is still used by {}", others.join(", ")))
+                .because(format!("it is still used by {}", others.clients.join(", ")))
                 .remedy("end these sessions, then try again"));
         }
         tokio::time::sleep(Duration::from_millis(SESSIONS_POLL_MILLIS)).await;
@@ -339,11 +340,7 @@ async fn copy(
 async fn tell_others(subject: &Subject<'_>, session: &Session) -> Result<(), StepError> {
     let others = objects::other_sessions(session).await?;
     if !others.is_empty() {
-        subject.cx.warn(format!(
-            "{} was used by others while the data were copied: {}",
-            session.place,
-            others.join(", ")
-        ));
+        subject.cx.warn(format!("{} was used by others while the data were copied: {others}", session.place));
     }
     Ok(())
 }

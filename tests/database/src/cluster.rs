@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// The user of every database; not a superuser.
 pub const USER: &str = "connect";
@@ -153,6 +154,31 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Somebody who is connected and does nothing, until the value goes away.
+    #[must_use]
+    pub fn session(&self, database: &str, user: &str) -> Connected {
+        let host = if user == USER { "localhost".into() } else { self.dir.path().to_owned() };
+        let child = Command::new(self.bin.join("psql"))
+            .args(["-X", "-q", "-h"])
+            .arg(host)
+            .args(["-p", &self.port.to_string(), "-U", user, "-d", database])
+            .env("PGPASSWORD", PASSWORD)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let connected = Connected(child);
+        let there = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}' AND datname = '{database}' AND pid <> pg_backend_pid()"
+        );
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.sql(database, &there) == "0" {
+            assert!(Instant::now() < deadline, "{user} does not get into {database}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        connected
+    }
+
     /// A shell command that runs SQL as the superuser.
     #[must_use]
     pub fn psql(&self, database: &str, sql: &str) -> String {
@@ -191,6 +217,17 @@ impl Cluster {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+}
+
+/// A program that is connected to a database.
+#[derive(Debug)]
+pub struct Connected(std::process::Child);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -125,6 +125,26 @@ async fn what_somebody_else_put_there_is_never_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_another_user_is_told_and_one_of_our_own_ends_the_window() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let scene = Scene::new(PROGRAM, &cluster.database("shared")).await;
+    let told = async || {
+        let found = scene.findings().await;
+        found.into_iter().any(|(key, level, _)| key.ends_with("dedicated") && level == "warning")
+    };
+    assert!(!told().await);
+    let theirs = cluster.session("shared", "postgres");
+    assert!(told().await, "the session of another user goes unnoticed");
+    scene.make(Op::Prepare).await;
+    let ours = cluster.session("shared", USER);
+    let error = scene.refuse(Op::Apply).await;
+    assert!(error.contains("still used by") && error.contains(USER), "{error}");
+    drop(ours);
+    scene.make(Op::Apply).await;
+    drop(theirs);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_names_what_is_wrong_with_url_login_tls_database_and_rights() {
     let Some(cluster) = Cluster::shared() else { return };
     let good = cluster.database("checked");
