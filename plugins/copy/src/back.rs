@@ -302,7 +302,7 @@ impl Back<'_> {
             self.note(BackKind::Changed, path);
         }
         let stamp = if same { now.stamp } else { Stamp { ino: 0, ..was.stamp } };
-        let done = FolderDone { stamp, has_xattrs: was.has_xattrs, suspect: false };
+        let done = FolderDone { stamp, has_xattrs: was.has_xattrs, suspect: false, unsure: false };
         self.journal.add(&[Record::FolderDone { folder: number, done: Some(done) }]);
     }
 

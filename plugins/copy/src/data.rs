@@ -25,12 +25,17 @@ pub(crate) fn read_at(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Result
 }
 
 /// The parts of a file that hold data, as (from, to).
-pub(crate) fn data_parts(file: impl AsFd, size: u64) -> Vec<(u64, u64)> {
+pub(crate) fn data_parts(file: impl AsFd, size: u64) -> Result<Vec<(u64, u64)>> {
     let file = file.as_fd();
     let mut parts = Vec::new();
     let mut at = 0;
     while at < size {
-        let Ok(from) = seek(file, SeekFrom::Data(at)) else { break };
+        let from = match seek(file, SeekFrom::Data(at)) {
+            Ok(from) => from,
+            // There are no more data.
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno),
+        };
         // A file system without holes answers as if all were data.
         let to = seek(file, SeekFrom::Hole(from)).unwrap_or(size).min(size);
         if from >= to {
@@ -39,7 +44,7 @@ pub(crate) fn data_parts(file: impl AsFd, size: u64) -> Vec<(u64, u64)> {
         parts.push((from, to));
         at = to;
     }
-    parts
+    Ok(parts)
 }
 
 /// Copies the content of an open file into an empty one, unless it is to stop. Answers with the bytes written.
@@ -54,7 +59,7 @@ pub(crate) fn copy_content(
 ) -> std::result::Result<u64, Failed> {
     let size = seen.stamp.size;
     let has_holes = seen.has_holes();
-    let parts = if has_holes { data_parts(from, size) } else { vec![(0, size)] };
+    let parts = if has_holes { data_parts(from, size).map_err(Failed::Read)? } else { vec![(0, size)] };
     let mut written = 0;
     let mut end = 0;
     for (start, stop) in parts {

@@ -258,12 +258,21 @@ impl Pass<'_> {
             Ok(target) => target,
             Err(errno) => return self.fail("open again at the target the folder", &plan.path, errno),
         };
+        let meta = if plan.done.unsure {
+            let Meta { seen, read_from, .. } = plan.meta;
+            match Meta::looked_at(seen, read_from, target.as_fd()) {
+                Ok(meta) => meta,
+                Err(errno) => return self.fail("look at the target's folder", &plan.path, errno),
+            }
+        } else {
+            plan.meta
+        };
         let open = Arc::new(Open {
             number: plan.number,
             path: plan.path,
             source,
             target,
-            meta: plan.meta,
+            meta,
             exclude: plan.exclude,
             exclusive: true,
             left: AtomicUsize::new(0),
@@ -287,7 +296,7 @@ impl Pass<'_> {
         let removed = (|| {
             let target = self.target()?;
             let folder = match target.open_below(path) {
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
                 opened => opened?,
             };
             for name in target.list(&folder)? {

@@ -179,7 +179,7 @@ impl Pass<'_> {
         match self.set_folder(path, &xattrs, target, meta) {
             Ok(has_xattrs) => {
                 let suspect = meta.seen.stamp.is_racy(meta.read_from, self.granule_millis);
-                let done = FolderDone { stamp: meta.seen.stamp, has_xattrs, suspect };
+                let done = FolderDone { stamp: meta.seen.stamp, has_xattrs, suspect, unsure: false };
                 self.journal.add(&[Record::FolderDone { folder: number, done: Some(done) }]);
             }
             Err(errno) => self.fail("set the attributes of the folder", path, errno),

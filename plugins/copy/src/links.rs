@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering::SeqCst;
 pub(crate) struct Member {
     pub(crate) path: Arc<[u8]>,
     pub(crate) name: CString,
+    /// The inode as it was when this name was looked at.
+    pub(crate) stamp: Stamp,
     /// `None`: recorded, and as it was.
     pub(crate) change: Option<Change>,
 }
@@ -51,7 +53,8 @@ pub(crate) struct Shell {
 impl Pass<'_> {
     /// A name that is as it was.
     pub(crate) fn remember_same_link(&self, path: &Arc<[u8]>, name: &CStr, seen: &Seen) {
-        let member = Member { path: Arc::clone(path), name: name.to_owned(), change: None };
+        let member =
+            Member { path: Arc::clone(path), name: name.to_owned(), stamp: seen.stamp, change: None };
         self.links().entry((seen.device, seen.stamp.ino)).or_default().push(member);
     }
 
@@ -65,14 +68,22 @@ impl Pass<'_> {
             there: entry.there,
             temporary: entry.temporary,
         };
-        let member = Member { path: Arc::clone(&open.path), name: entry.name, change: Some(change) };
+        let (path, stamp) = (Arc::clone(&open.path), entry.seen.stamp);
+        let member = Member { path, name: entry.name, stamp, change: Some(change) };
         self.links().entry(key).or_default().push(member);
     }
 
     /// Makes the names of one inode: the first by copying, unless one is as it was, the others by linking to it.
     pub(crate) fn join_links(&self, mut members: Vec<Member>, buffer: &mut [u8]) {
-        let leader = members.iter().position(|member| member.change.is_none());
-        let leader = leader.unwrap_or(0);
+        let changed = members.iter().find(|member| member.change.is_some()).map(|member| member.stamp);
+        let is_old = |member: &Member| member.change.is_none() && Some(member.stamp) != changed;
+        if members.iter().any(is_old) {
+            // The inode changed between two looks: what one name has at the target is not what the others are to have. The next
+            // pass finds that name changed, too.
+            members.retain(|member| member.change.is_some());
+            self.note_unsettled();
+        }
+        let leader = members.iter().position(|member| member.change.is_none()).unwrap_or(0);
         if leader >= members.len() || self.stopped() {
             return;
         }
@@ -134,7 +145,10 @@ impl Pass<'_> {
                 self.record(open.number, &[(entry.name, state, child, stamp)]);
                 Led::As(state, stamp)
             }
-            Ok(None) => Led::Vanished,
+            Ok(None) => {
+                self.note_unsettled();
+                Led::Vanished
+            }
             Err(broke) => {
                 self.fail(broke.tried, &join(path, name.to_bytes()), broke.errno);
                 Led::Failed
@@ -168,13 +182,21 @@ impl Pass<'_> {
                     self.remove_our_tree(&join(member.0, member.1.to_bytes()), child, None)?;
                 }
             }
-            target.link(&from, leader.1, &to, &temporary)?;
-            target.rename(&to, &temporary, member.1)?;
-            // Renaming one name of an inode over another does nothing: then the temporary one is still there.
-            if is_unsure {
+            match target.link(&from, leader.1, &to, &temporary) {
+                Err(Errno::EXIST) => {
+                    // One that a crash left.
+                    target.remove(&to, &temporary)?;
+                    target.link(&from, leader.1, &to, &temporary)?;
+                }
+                linked => linked?,
+            }
+            let renamed = target.rename(&to, &temporary, member.1);
+            // Renaming one name of an inode over another does nothing: then the temporary one is still there. Not so where the first
+            // name was just copied, to an inode of its own.
+            if is_unsure || made.is_none() || renamed.is_err() {
                 target.remove(&to, &temporary)?;
             }
-            Ok(())
+            renamed
         })();
         match linked {
             Ok(()) => {

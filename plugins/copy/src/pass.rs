@@ -13,7 +13,7 @@ use crate::fill::Fill;
 use crate::folder::{Late, Open};
 use crate::limits::RateLimit;
 use crate::links::Member;
-use crate::manifest::{Journal, Manifest, ROOT, Record};
+use crate::manifest::{FolderDone, Journal, Manifest, ROOT, Record};
 use crate::options::{Durability, Options};
 use crate::pool::Pool;
 use crate::progress::Counts;
@@ -68,7 +68,11 @@ pub(crate) enum Job {
     /// Remove what a crash left.
     Tidy(Vec<u8>),
     Empty(Doomed),
-    RemoveFolder(Arc<[u8]>),
+    /// Remove a folder that was emptied, or what was to come in its place.
+    RemoveFolder {
+        path: Arc<[u8]>,
+        is_claimed: bool,
+    },
     Link(Vec<Member>),
     Finish(Late),
 }
@@ -97,6 +101,8 @@ pub(crate) struct Pass<'a> {
     failed: AtomicU64,
     mounts: Mutex<Vec<String>>,
     foreign: Mutex<Vec<String>>,
+    /// Trees of which something could not be removed.
+    not_removed: Mutex<Vec<Vec<u8>>>,
     /// Since when the target is being opened: a server that does not answer keeps that waiting, too.
     opening: Mutex<Option<Instant>>,
     fatal: Mutex<Option<CopyError>>,
@@ -187,6 +193,18 @@ impl Pass<'_> {
         held(&self.foreign).push(String::from_utf8_lossy(path).into_owned());
     }
 
+    pub(crate) fn note_not_removed(&self, path: &[u8]) {
+        held(&self.not_removed).push(path.to_vec());
+    }
+
+    /// Whether something at this path or below it could not be removed.
+    pub(crate) fn is_not_removed(&self, path: &[u8]) -> bool {
+        let is_below = |left: &[u8]| {
+            left.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        held(&self.not_removed).iter().any(|left| is_below(left))
+    }
+
     pub(crate) fn push_late(&self, late: Late) {
         held(&self.late).push(late);
     }
@@ -228,7 +246,7 @@ impl Pass<'_> {
             Job::CarryOut(plan) => self.carry_out(plan, buffer),
             Job::Tidy(path) => self.remove_temporaries(&path),
             Job::Empty(doomed) => self.empty_doomed(&doomed),
-            Job::RemoveFolder(path) => self.remove_doomed(&path),
+            Job::RemoveFolder { path, is_claimed } => self.remove_doomed(&path, is_claimed),
             Job::Link(members) => self.join_links(members, buffer),
             Job::Finish(late) => self.finish_late(&late),
         }
@@ -278,8 +296,8 @@ impl Pass<'_> {
 
     fn phases(&self) -> Result<(), CopyError> {
         let threads = self.threads;
+        self.tidy();
         if self.manifest.is_complete() {
-            self.tidy();
             let cpus = std::thread::available_parallelism().map_or(2, usize::from);
             self.phase(threads.min(cpus * COMPARE_THREADS_PER_CPU), vec![Job::CompareRoot]);
         } else {
@@ -299,7 +317,8 @@ impl Pass<'_> {
             let mut doomed = Vec::new();
             for plan in &plans {
                 for (name, child) in plan.gone.iter().filter(|(_, child)| *child != 0) {
-                    doomed.extend(self.doomed(join(&plan.path, name.to_bytes()), *child));
+                    let is_claimed = self.manifest.is_claimed(plan.number, name.to_bytes());
+                    doomed.extend(self.doomed(join(&plan.path, name.to_bytes()), *child, is_claimed));
                 }
             }
             self.remove_doomed_trees(doomed);
@@ -323,8 +342,12 @@ impl Pass<'_> {
         if self.manifest.open_claims.is_empty() {
             return;
         }
-        let claimed: std::collections::HashSet<u32> =
-            self.manifest.open_claims.iter().map(|(folder, _, _)| *folder).collect();
+        // A folder that was being filled is listed in any case, and a finished one has no temporary name of that time.
+        let claims = self.manifest.open_claims.iter().filter(|(_, first, _)| *first != 0);
+        let claimed: std::collections::HashSet<u32> = claims.map(|(folder, _, _)| *folder).collect();
+        if claimed.is_empty() {
+            return;
+        }
         let mut jobs = Vec::new();
         let mut folders = vec![(Vec::new(), ROOT)];
         while let Some((path, number)) = folders.pop() {
@@ -364,6 +387,10 @@ impl Pass<'_> {
             let numbered = plan.entries.iter().filter(|entry| entry.number != 0);
             let entries: Vec<_> = numbered.map(Entry::claimed).collect();
             (!entries.is_empty()).then_some(Record::Entries { folder: plan.number, entries })
+        }));
+        claims.extend(plans.iter().map(|plan| Record::FolderDone {
+            folder: plan.number,
+            done: Some(FolderDone { unsure: true, ..plan.done }),
         }));
         let gone = plans.iter().flat_map(|plan| &plan.gone);
         claims.extend(gone.flat_map(|(_, child)| self.manifest.tree(*child)).map(no_longer_done));
@@ -407,7 +434,8 @@ impl Pass<'_> {
                 levels.resize_with(depth + 1, Vec::new);
             }
             if let Some(level) = levels.get_mut(depth) {
-                level.push(Job::RemoveFolder(Arc::clone(&doomed.path)));
+                let Doomed { path, is_claimed, .. } = doomed;
+                level.push(Job::RemoveFolder { path: Arc::clone(path), is_claimed: *is_claimed });
             }
         }
         self.phase(self.threads, doomed.into_iter().map(Job::Empty).collect());

@@ -92,7 +92,7 @@ impl Pass<'_> {
             }
             match self.put(open, &entry, buffer) {
                 Ok(Some((state, child, stamp))) => done.push((entry.name, state, child, stamp)),
-                Ok(None) => {}
+                Ok(None) => self.note_unsettled(),
                 Err(broke) => {
                     self.fail(broke.tried, &join(&open.path, entry.name.to_bytes()), broke.errno);
                     // What may stand there was claimed before, under its number, and stays so.
@@ -246,7 +246,15 @@ impl Pass<'_> {
     fn make_beside(&self, open: &Arc<Open>, entry: &Entry, buffer: &mut [u8]) -> Result<Made, Broke> {
         let temporary = self.temporary(entry.temporary);
         let target = self.target().map_err(|errno| broke("open the target for", errno))?;
-        let put = self.make(open, entry, &temporary, false, buffer).and_then(|made| {
+        let mut made = self.make(open, entry, &temporary, true, buffer);
+        if made.as_ref().is_err_and(|broke| broke.errno == Errno::EXIST) {
+            // One that a crash left. Never written into: it may be a name of something that counts.
+            target
+                .remove(&open.target, &temporary)
+                .map_err(|errno| broke("remove what a crash left of", errno))?;
+            made = self.make(open, entry, &temporary, true, buffer);
+        }
+        let put = made.and_then(|made| {
             if matches!(made, Made::As(..)) {
                 target
                     .rename(&open.target, &temporary, &entry.name)
@@ -352,9 +360,10 @@ impl Pass<'_> {
             let read_from = file_clock();
             let (from, seen) = match open_file(source, &entry.name, self.options.cross_mounts) {
                 Ok(opened) => opened,
-                Err(errno) if is_gone(errno) || matches!(errno, Errno::NXIO | Errno::XDEV) => {
+                Err(errno) if is_gone(errno) || errno == Errno::NXIO => {
                     return self.vanished(open, as_name, to);
                 }
+                Err(Errno::XDEV) => return Err(broke("enter what is mounted over", Errno::XDEV)),
                 Err(errno) => return Err(broke("read", errno)),
             };
             if seen.kind() != Kind::File {
@@ -363,6 +372,11 @@ impl Pass<'_> {
             let stamp = seen.stamp;
             let file = if let Some(file) = to.take() {
                 target.truncate(&file, 0).map_err(|errno| broke("write again", errno))?;
+                // It was made as the source was then, and both may have changed with the content.
+                target
+                    .chown_open(&file, stamp.uid, stamp.gid)
+                    .and_then(|()| target.chmod_open(&file, stamp.mode & 0o777))
+                    .map_err(|errno| broke("give its owner and mode again", errno))?;
                 file
             } else {
                 let (file, made_as_owner) = target

@@ -2,7 +2,7 @@
 
 use crate::exclude::{At, Exclude};
 use crate::folder::{Open, c_name, is_temporary};
-use crate::manifest::{Item, Record};
+use crate::manifest::{Item, Record, State};
 use crate::pass::Pass;
 use crate::progress::Counts;
 use crate::put::Entry;
@@ -18,25 +18,27 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Doomed {
     pub(crate) path: Arc<[u8]>,
+    /// We were about to put something else in its place.
+    pub(crate) is_claimed: bool,
     /// What we put there and is no folder.
     pub(crate) names: Vec<CString>,
 }
 
 impl Pass<'_> {
     /// The folders of a recorded tree, parents before children.
-    pub(crate) fn doomed(&self, path: Vec<u8>, number: u32) -> Vec<Doomed> {
+    pub(crate) fn doomed(&self, path: Vec<u8>, number: u32, is_claimed: bool) -> Vec<Doomed> {
         let mut doomed = Vec::new();
-        let mut folders: Vec<(Arc<[u8]>, u32)> = vec![(path.into(), number)];
-        while let Some((path, number)) = folders.pop() {
+        let mut folders: Vec<(Arc<[u8]>, u32, bool)> = vec![(path.into(), number, is_claimed)];
+        while let Some((path, number, is_claimed)) = folders.pop() {
             let mut names = Vec::new();
             for (name, item) in self.manifest.folder(number).iter().flat_map(|folder| folder.items()) {
                 if item.child != 0 {
-                    folders.push((join(&path, name).into(), item.child));
+                    folders.push((join(&path, name).into(), item.child, item.state == State::Claimed));
                 } else if let Ok(name) = c_name(name) {
                     names.push(name);
                 }
             }
-            doomed.push(Doomed { path, names });
+            doomed.push(Doomed { path, is_claimed, names });
         }
         doomed
     }
@@ -66,12 +68,14 @@ impl Pass<'_> {
             Ok::<_, Errno>(())
         })();
         if let Err(errno) = emptied {
+            self.note_not_removed(&doomed.path);
             self.fail("remove from the target what was in", &doomed.path, errno);
         }
     }
 
-    /// Removes an emptied folder. One that holds what others put there stays, and is told.
-    pub(crate) fn remove_doomed(&self, path: &[u8]) {
+    /// Removes an emptied folder. One that holds what others put there stays, and is told. Where a claim says that something else was to
+    /// come in its place, that may be there.
+    pub(crate) fn remove_doomed(&self, path: &[u8], is_claimed: bool) {
         let (parent, name) = crate::folder::split(path);
         let removed = (|| {
             let target = self.target()?;
@@ -79,12 +83,19 @@ impl Pass<'_> {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
                 opened => opened?,
             };
-            target.remove_dir(&folder, &c_name(name)?)
+            let name = c_name(name)?;
+            match target.remove_dir(&folder, &name) {
+                Err(Errno::NOTDIR) if is_claimed => target.remove(&folder, &name),
+                removed => removed,
+            }
         })();
         match removed {
             Ok(()) => Counts::add(&self.counts.removed, 1),
             Err(Errno::NOTEMPTY | Errno::EXIST) => self.note_foreign(path),
-            Err(errno) => self.fail("remove from the target the folder", path, errno),
+            Err(errno) => {
+                self.note_not_removed(path);
+                self.fail("remove from the target the folder", path, errno);
+            }
         }
     }
 
@@ -110,7 +121,9 @@ impl Pass<'_> {
                     }
                 }
             }
-            if !anew.contains(name.as_c_str()) {
+            // What could not be removed stays ours: the next pass tries again.
+            let stays = *child != 0 && self.is_not_removed(&join(&open.path, name.to_bytes()));
+            if !stays && !anew.contains(name.as_c_str()) {
                 names.push(name.to_bytes());
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::exclude::{At, Exclude};
 use crate::folder::Meta;
-use crate::manifest::{Folder, State};
+use crate::manifest::{Folder, FolderDone, State};
 use crate::pass::{Job, Pass};
 use crate::progress::Counts;
 use crate::put::{Entry, There};
@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) is_mount: bool,
     pub(crate) exclude: Option<Arc<Exclude>>,
     pub(crate) meta: Meta,
+    /// As it was recorded.
+    pub(crate) done: FolderDone,
     pub(crate) entries: Vec<Entry>,
     /// Names that are no longer in the source, with the folder's number if it was one.
     pub(crate) gone: Vec<(CString, u32)>,
@@ -79,12 +81,12 @@ impl Pass<'_> {
         let (Some(known), source) = (self.manifest.folder(number), source.map(Arc::new)) else { return };
         let Some(done) = known.done else { return };
         let Some((entries, gone)) = self.differences(known, &source, &path, exclude.as_ref()) else { return };
-        if entries.is_empty() && gone.is_empty() && !done.suspect && is_same_folder(&done.stamp, &seen.stamp)
-        {
+        let settled = !done.suspect && !done.unsure && is_same_folder(&done.stamp, &seen.stamp);
+        if entries.is_empty() && gone.is_empty() && settled {
             return;
         }
         let meta = Meta::recorded(seen, read_from, &done);
-        self.plan(Plan { number, path, is_mount: source.is_none(), exclude, meta, entries, gone });
+        self.plan(Plan { number, path, is_mount: source.is_none(), exclude, meta, done, entries, gone });
     }
 
     #[allow(clippy::type_complexity, reason = "made once, taken apart once")]
@@ -155,7 +157,8 @@ impl Pass<'_> {
                 }
                 Some(item) if is_folder || item.child != 0 => {
                     gone.push((name.clone(), item.child));
-                    entries.push(entry(There::Nothing));
+                    // It is removed first; whether it could be is seen then.
+                    entries.push(entry(There::Unknown(item.child)));
                 }
                 Some(item) if item.state == State::Done && item.stamp == seen.stamp => {
                     if seen.stamp.links > 1 {

@@ -11,7 +11,7 @@ mod lab;
 
 use connect_migrator_copy::{Content, Control, CopyError, run, verify};
 use connect_migrator_copy_bench::{add_odd, change, grow};
-use lab::{Lab, Tmpfs, settle};
+use lab::{Lab, Mounted, settle};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -116,7 +116,7 @@ fn goes_and_comes_back(folder: &Path, first: u64, second: u64) -> (bool, bool) {
 #[test]
 fn a_folder_that_goes_and_comes_back_between_two_passes_killed_at_any_operation_is_whole_in_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let memory = Tmpfs::mount(dir.path(), "size=64m,mode=700");
+    let memory = Mounted::tmpfs(dir.path(), "size=64m,mode=700");
     let (next, ended, pairs) = (AtomicU64::new(1), AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -191,7 +191,7 @@ fn a_full_target_is_told_and_the_copy_goes_on_when_there_is_room() {
     let lab = Lab::new();
     grow(&lab.source, 1_000, 1, 0, 10).unwrap();
     settle();
-    let disk = Tmpfs::mount(&lab.target, "size=3m,mode=755");
+    let disk = Mounted::tmpfs(&lab.target, "size=3m,mode=755");
     let error = lab.try_pass(&lab.options()).unwrap_err();
     assert!(matches!(error, CopyError::Full { .. }), "{error}");
     let error = lab.try_pass(&lab.options()).unwrap_err();
@@ -206,7 +206,7 @@ fn a_target_without_inodes_left_is_told_as_full() {
     let lab = Lab::new();
     grow(&lab.source, 600, 0, 0, 11).unwrap();
     settle();
-    let disk = Tmpfs::mount(&lab.target, "nr_inodes=200,mode=755");
+    let disk = Mounted::tmpfs(&lab.target, "nr_inodes=200,mode=755");
     let error = lab.try_pass(&lab.options()).unwrap_err();
     assert!(matches!(error, CopyError::Full { .. }), "{error}");
     disk.remount("nr_inodes=100000");

@@ -11,7 +11,7 @@ mod lab;
 
 use connect_migrator_copy::{Durability, Owners};
 use connect_migrator_copy_bench::{add_deep, add_odd, grow};
-use lab::{Lab, Tmpfs, settle};
+use lab::{Lab, Mounted, settle};
 use std::os::unix::fs::MetadataExt;
 
 fn grown() -> Lab {
@@ -102,7 +102,7 @@ fn holes_stay_holes() {
 fn a_mount_in_the_source_is_an_empty_folder_unless_it_is_to_be_entered() {
     let lab = Lab::new();
     lab.write("file", "x");
-    let _mount = Tmpfs::mount(&lab.source.join("mounted"), "size=1m,mode=750");
+    let _mount = Mounted::tmpfs(&lab.source.join("mounted"), "size=1m,mode=750");
     lab.write("mounted/inside", "y");
     settle();
     let report = lab.pass();

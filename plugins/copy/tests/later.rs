@@ -10,7 +10,7 @@
 mod lab;
 
 use connect_migrator_copy_bench::{add_odd, change, grow};
-use lab::{Lab, Tmpfs, settle};
+use lab::{Lab, Mounted, settle};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
@@ -277,7 +277,7 @@ fn a_file_that_goes_away_while_it_is_copied_is_no_failure_and_leaves_nothing() {
 #[test]
 fn a_manifest_stays_small_however_many_passes() {
     let lab = Lab::new();
-    let _disks = (Tmpfs::mount(&lab.source, "size=100m"), Tmpfs::mount(&lab.target, "size=100m"));
+    let _disks = (Mounted::tmpfs(&lab.source, "size=100m"), Mounted::tmpfs(&lab.target, "size=100m"));
     for name in 0..3_000 {
         lab.write(&format!("folder{}/file{name}", name % 50), "x");
     }

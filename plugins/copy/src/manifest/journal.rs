@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// More than this waiting asks for a batch to be written before its time.
@@ -29,6 +30,8 @@ pub(crate) struct Journal {
     /// One writes at a time; none waits while what was written is made to last.
     writing: Mutex<()>,
     waiting: Mutex<Vec<u8>>,
+    /// Something could not be written or made to last: what comes after it must not count.
+    broken: AtomicBool,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,7 +45,13 @@ impl Journal {
         let manifest = Manifest::load(path)?;
         file.set_len(manifest.good_bytes).map_err(|error| failed("drop the torn end of", path, error))?;
         Ok((
-            Journal { path: path.into(), file, writing: Mutex::default(), waiting: Mutex::default() },
+            Journal {
+                path: path.into(),
+                file,
+                writing: Mutex::default(),
+                waiting: Mutex::default(),
+                broken: AtomicBool::new(false),
+            },
             manifest,
         ))
     }
@@ -84,18 +93,34 @@ impl Journal {
         if bytes.is_empty() {
             return Ok(());
         }
-        sync_target()?;
+        self.whole()?;
+        // An error is told once: what was written to the target before it is lost, and the next synchronisation would not say so.
+        sync_target().inspect_err(|_| self.broken.store(true, SeqCst))?;
         self.write(&bytes)?;
         self.make_last()
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), CopyError> {
         let _one = held(&self.writing);
-        (&self.file).write_all(bytes).map_err(|error| failed("write the manifest", &self.path, error))
+        self.whole()?;
+        (&self.file).write_all(bytes).map_err(|error| self.breaks(error))
     }
 
     fn make_last(&self) -> Result<(), CopyError> {
-        self.file.sync_data().map_err(|error| failed("write the manifest", &self.path, error))
+        self.file.sync_data().map_err(|error| self.breaks(error))
+    }
+
+    fn breaks(&self, error: std::io::Error) -> CopyError {
+        self.broken.store(true, SeqCst);
+        failed("write the manifest", &self.path, error)
+    }
+
+    fn whole(&self) -> Result<(), CopyError> {
+        if self.broken.load(SeqCst) {
+            let error = std::io::Error::other("an earlier write to it or to the target has failed");
+            return Err(failed("write the manifest", &self.path, error));
+        }
+        Ok(())
     }
 
     /// Writes the manifest anew when most of it no longer counts.
@@ -192,4 +217,26 @@ fn write_whole(path: &Path, manifest: &Manifest) -> std::io::Result<()> {
     }
     file.write_all(&out)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::failed;
+    use crate::manifest::{FolderDone, ROOT};
+
+    #[test]
+    fn after_a_synchronisation_that_failed_nothing_more_is_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(&dir.path().join("manifest")).unwrap();
+        let records = || [Record::FolderDone { folder: ROOT, done: None::<FolderDone> }];
+        journal.add(&records());
+        let full = || Err(failed("sync", dir.path(), std::io::Error::from_raw_os_error(28)));
+        journal.batch(full).unwrap_err();
+        // Copied before the failure, recorded after it.
+        journal.add(&records());
+        journal.batch(|| Ok(())).unwrap_err();
+        journal.write_now(&records()).unwrap_err();
+        assert_eq!(std::fs::metadata(dir.path().join("manifest")).unwrap().len(), 0);
+    }
 }

@@ -16,6 +16,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+/// The number of the first temporary name; 0 in a claim says that it needs none.
+pub(crate) const FIRST_TEMPORARY: u32 = 1;
 /// The folder at the root of the tree.
 pub(crate) const ROOT: u32 = 1;
 /// Folders with more entries get an index while a manifest is read.
@@ -88,7 +90,10 @@ pub(crate) struct Folder {
 pub(crate) struct FolderDone {
     pub(crate) stamp: Stamp,
     pub(crate) has_xattrs: bool,
+    /// It changed so shortly before it was looked at that it is to be looked at again.
     pub(crate) suspect: bool,
+    /// We were about to change it: its attributes at the target are not known.
+    pub(crate) unsure: bool,
 }
 
 impl Folder {
@@ -156,6 +161,12 @@ impl Manifest {
 
     pub(crate) fn folder(&self, number: u32) -> Option<&Folder> {
         self.folders.get(number as usize).filter(|_| number != 0)
+    }
+
+    /// Whether an entry of a folder was about to be changed when the last pass ended.
+    pub(crate) fn is_claimed(&self, folder: u32, name: &[u8]) -> bool {
+        let mut items = self.folder(folder).into_iter().flat_map(Folder::items);
+        items.any(|(have, item)| have == name && item.state == State::Claimed)
     }
 
     /// The numbers of a recorded folder and of all below it; none for 0.
@@ -252,12 +263,14 @@ impl Manifest {
                 }
                 // What was begun there changed the folder's times at the target.
                 if let Some(done) = &mut self.folder_mut(folder).done {
-                    done.suspect = true;
+                    done.unsure = true;
                 }
             }
             Record::FolderDone { folder, done } => self.folder_mut(folder).done = done,
             Record::PassEnded { whole } => {
-                self.open_claims.clear();
+                if whole {
+                    self.open_claims.clear();
+                }
                 self.passes = self.passes.saturating_add(u32::from(whole));
             }
         }

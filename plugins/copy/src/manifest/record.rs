@@ -139,7 +139,11 @@ impl<'a> Record<'a> {
                 out.extend_from_slice(&folder.to_le_bytes());
                 let flags = match done {
                     None => 0,
-                    Some(done) => 1 | u8::from(done.has_xattrs) << 1 | u8::from(done.suspect) << 2,
+                    Some(done) => {
+                        1 | u8::from(done.has_xattrs) << 1
+                            | u8::from(done.suspect) << 2
+                            | u8::from(done.unsure) << 3
+                    }
                 };
                 out.push(flags);
                 put_stamp(out, &done.map(|done| done.stamp).unwrap_or_default());
@@ -188,6 +192,7 @@ impl<'a> Record<'a> {
                     stamp,
                     has_xattrs: flags & 2 != 0,
                     suspect: flags & 4 != 0,
+                    unsure: flags & 8 != 0,
                 });
                 Record::FolderDone { folder, done }
             }
@@ -331,7 +336,7 @@ mod tests {
     }
 
     fn all() -> Vec<Record<'static>> {
-        let done = FolderDone { stamp: stamp(), has_xattrs: true, suspect: false };
+        let done = FolderDone { stamp: stamp(), has_xattrs: true, suspect: false, unsure: true };
         vec![
             Record::Entries {
                 folder: 1,

@@ -5,7 +5,7 @@ use crate::attributes::{Refusals, Refused};
 use crate::error::{CopyError, Failure, failed};
 use crate::exclude::Exclude;
 use crate::limits::{RateLimit, become_idle};
-use crate::manifest::{Header, Journal, Manifest, Record, claim_prefix};
+use crate::manifest::{FIRST_TEMPORARY, Header, Journal, Manifest, Record, claim_prefix};
 use crate::options::{Options, Owners};
 use crate::pool::Pool;
 use crate::progress::{BATCH_MILLIS, Control, Counts, Ends, Over, PROGRESS_MILLIS, watching};
@@ -132,10 +132,13 @@ fn run_here(options: &Options, control: &Control<'_>) -> Result<Report, CopyErro
         return Err(CopyError::Cancelled);
     }
     let report = report(&pass, started.elapsed());
-    pass.journal.write_now(&[Record::PassEnded { whole: report.failed == 0 }])?;
+    pass.journal.write_now(&[Record::PassEnded { whole: report.failed == 0 && !options.withdraw }])?;
     (control.on_progress)(&pass.counts.progress(control.total, started.elapsed(), 0));
     drop(pass);
-    Journal::compact(&options.manifest, report.entries)?;
+    if report.failed == 0 {
+        // What a failed pass had begun is known by its claims only.
+        Journal::compact(&options.manifest, report.entries)?;
+    }
     Ok(report)
 }
 
@@ -221,11 +224,12 @@ fn begin<'a>(
         failed: AtomicU64::new(0),
         mounts: Mutex::default(),
         foreign: Mutex::default(),
+        not_removed: Mutex::default(),
         opening: Mutex::default(),
         fatal: Mutex::default(),
         stop: AtomicBool::new(false),
         numbers: AtomicU32::new(manifest.next_folder()),
-        temporaries: AtomicU32::new(manifest.next_temporary),
+        temporaries: AtomicU32::new(manifest.next_temporary.max(FIRST_TEMPORARY)),
         cancel: control.cancel,
         manifest,
         journal,

@@ -95,14 +95,20 @@ pub fn settle() {
     std::thread::sleep(SETTLE);
 }
 
-/// A tmpfs that goes away with the value.
-pub struct Tmpfs(PathBuf);
+/// A mount that goes away with the value.
+pub struct Mounted(PathBuf);
 
-impl Tmpfs {
-    pub fn mount(at: &Path, options: &str) -> Self {
+impl Mounted {
+    pub fn tmpfs(at: &Path, options: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
         shell(&["mount", "-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()]);
-        Tmpfs(at.into())
+        Mounted(at.into())
+    }
+
+    /// One file seen in the place of another.
+    pub fn bind(file: &Path, over: &Path) -> Self {
+        shell(&["mount", "--bind", file.to_str().unwrap(), over.to_str().unwrap()]);
+        Mounted(over.into())
     }
 
     pub fn remount(&self, options: &str) {
@@ -110,7 +116,7 @@ impl Tmpfs {
     }
 }
 
-impl Drop for Tmpfs {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
