@@ -6,6 +6,7 @@ use crate::state::{CallRecord, CallResult, Cause, Decision, End, Event, Failure,
 use connect_migrator_sdk::{Op, Probe, Role, Undone, Verdict};
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// What the engine does next.
 #[derive(Debug, Clone, PartialEq)]
@@ -191,7 +192,10 @@ fn failed(plan: &Plan, call: &CallRecord, failure: &Failure) -> Next {
 fn back(plan: &Plan, view: &View) -> Next {
     let mut left = Vec::new();
     let mut failures = Vec::new();
+    // Why the source must not be started, if it must not.
+    let mut source_stays_off: Option<&str> = None;
     let mut target_may_live = false;
+    let mut not_undone = BTreeSet::new();
     for (place, spot) in plan.program.iter().enumerate().rev() {
         if !matches!(spot.op, Op::Prepare | Op::EnterWindow | Op::Apply) {
             continue;
@@ -202,9 +206,16 @@ fn back(plan: &Plan, view: &View) -> Next {
         if undo.is_empty() {
             continue;
         }
-        // Never two Connects: while it is not known that the new one is gone, the old one stays down.
-        if step.info.role == Role::StopsSource && spot.op == Op::Apply && target_may_live {
-            failures.push(format!("`{}` was left as it is, so that not two Connects run", step.id));
+        // While it is not known that the new one is gone, or the data are back, the old one stays down.
+        if step.info.role == Role::StopsSource
+            && spot.op == Op::Apply
+            && let Some(why) = source_stays_off
+        {
+            failures.push(format!("`{}` was left as it is, {why}", step.id));
+            continue;
+        }
+        // What it prepared holds what could not be put back; and what the new one may still write to is not put back under it.
+        if not_undone.contains(&spot.step) || target_may_live && step.info.needs_source_stopped {
             continue;
         }
         let call = |attempt, checkpoint| Next::Call {
@@ -231,7 +242,14 @@ fn back(plan: &Plan, view: &View) -> Next {
                 let remedy = if failure.remedy.is_empty() { "" } else { "; " };
                 failures
                     .push(format!("`{}` ({}): {}{remedy}{}", step.id, spot.op, failure.why, failure.remedy));
-                target_may_live |= step.info.role == Role::StartsTarget && spot.op == Op::Apply;
+                if spot.op == Op::Apply && step.info.role == Role::StartsTarget {
+                    target_may_live = true;
+                    source_stays_off = Some("so that not two Connects run");
+                } else if spot.op == Op::Apply && step.info.needs_source_stopped {
+                    source_stays_off
+                        .get_or_insert("so that Connect does not start on data that are not put back");
+                    not_undone.insert(spot.step);
+                }
             }
             _ => return call(last.attempt + 1, last.checkpoint.clone()),
         }

@@ -472,12 +472,14 @@ impl Engine {
         }
     }
 
-    /// Watches the new server until the soak is over, and writes down what was decided.
+    /// Watches the new server until the soak is over, and writes down what was decided. The time in which nobody watched does not
+    /// count: after a reboot or a park the soak begins anew.
     async fn soak(
         &mut self,
         since: Timestamp,
         commands: &mut mpsc::Receiver<(Command, Reply)>,
     ) -> Result<(), EngineError> {
+        let since = since.max(self.clock.now());
         let until = since.saturating_add(self.plan.soak.for_).unwrap_or(Timestamp::MAX);
         let mut strikes = 0;
         loop {

@@ -281,15 +281,20 @@ impl Observer for Deaf {
     fn note(&self, _note: &Note<'_>) {}
 }
 
-/// Far after any event of the memory store, so that every soak is over at once.
-struct LateClock;
+/// Far after any event of the memory store. Nobody waits: what is slept is over at once.
+#[derive(Default)]
+struct LateClock {
+    slept: Mutex<Duration>,
+}
 
 impl Clock for LateClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_second(4_000_000_000).unwrap()
+        let slept = *self.slept.lock().unwrap();
+        Timestamp::from_second(4_000_000_000).unwrap() + slept
     }
 
-    fn sleep(&self, _duration: Duration) -> BoxFuture<'_, ()> {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        *self.slept.lock().unwrap() += duration;
         Box::pin(async {})
     }
 }
@@ -307,7 +312,7 @@ fn plan(dir: &std::path::Path, script: &Script) -> Plan {
             allow: vec![],
         }
     };
-    let steps = vec![
+    let mut steps = vec![
         step("storage", Role::Other),
         step("stop", Role::StopsSource),
         step("container", Role::StartsTarget),
@@ -315,7 +320,10 @@ fn plan(dir: &std::path::Path, script: &Script) -> Plan {
         step("route", Role::Routes),
         step("content", Role::Other),
     ];
-    // The storage step needs the source stopped: it is applied right after the stop.
+    // It is applied right after the stop.
+    if let Some(storage) = steps.first_mut() {
+        storage.info.needs_source_stopped = true;
+    }
     let program = Plan::program(&steps, &[1, 0, 2, 3, 4, 5]);
     Plan {
         instance: "test".into(),
@@ -364,7 +372,7 @@ impl Lab {
             Arc::new(steps),
             Arc::new(NoSecrets),
             Arc::new(Deaf),
-            Arc::new(LateClock),
+            Arc::new(LateClock::default()),
         )
         .unwrap();
         let (_keep, mut commands) = tokio::sync::mpsc::channel(1);
@@ -584,6 +592,24 @@ fn while_the_new_server_may_live_the_source_is_not_started_again() {
     let Finish::Waiting(stop) = finish else { panic!("{finish:?}") };
     assert!(world.target_runs && !world.source_runs && !world.two_connects);
     assert!(stop.why.contains("stuck") && stop.why.contains("not two Connects"), "{}", stop.why);
+    let data: Vec<_> = world.things.keys().filter(|key| key.starts_with("storage")).collect();
+    assert!(!data.is_empty(), "the data were put back under the new server");
+}
+
+#[test]
+fn while_the_data_are_not_back_the_source_is_not_started_and_what_holds_them_stays() {
+    let lab = Lab::new();
+    let script = Script {
+        fails: Some(("route", Op::Apply, 1)),
+        rollback_fails: Some(("storage", Op::Apply)),
+        ..Script::default()
+    };
+    let (finish, world, _) = lab.run_killed(&script, &[]);
+    let Finish::Waiting(stop) = finish else { panic!("{finish:?}") };
+    assert!(!world.target_runs && !world.source_runs && !world.two_connects);
+    assert!(stop.why.contains("data that are not put back"), "{}", stop.why);
+    let kept: Vec<_> = world.things.keys().filter(|key| key.starts_with("storage")).collect();
+    assert!(kept.iter().any(|key| key.contains("prepare") || key.contains("one")), "{kept:?}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn asked_in_the_window(questions: &[Command]) -> Asked {
         Arc::new(Slow(steps)),
         Arc::new(NoSecrets),
         Arc::clone(&asks) as Arc<dyn Observer>,
-        Arc::new(LateClock),
+        Arc::new(LateClock::default()),
     )
     .unwrap();
     engine.start(&started).unwrap();
