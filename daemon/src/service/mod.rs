@@ -153,15 +153,18 @@ async fn launchers(
     })
 }
 
-/// Writes the report; after the end of a migration, undoes what was set up for its time only. Done twice, it is done once.
+/// Writes the report; after the end of a migration, undoes what was set up for its time only. Done twice, it is done once. One that
+/// waits for an operator is not gone on with by a reboot.
 async fn wrap_up(instance: &Instance, view: &View, teller: &Teller) {
     if let Some(report) = Report::of(view, Timestamp::now())
         && let Err(error) = report.write(&instance.report_path())
     {
         teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
     }
-    if view.closed.is_some() {
+    if view.closed.is_some() || view.stop.is_some() {
         recover::arm(instance, false, teller).await;
+    }
+    if view.closed.is_some() {
         // Last: it tells the next start that nothing is left to do.
         recover::tidy(instance, view, teller);
     }
