@@ -143,7 +143,11 @@ async fn apply_twice_changes_nothing_more() {
     let scene = Scene::new().await;
     scene.apply().await.unwrap();
     let asked = scene.machine.asked();
-    assert_eq!(scene.apply().await.unwrap().done, Done::AlreadyDone);
+    assert_eq!(scene.apply_again().await.unwrap().done, Done::AlreadyDone);
+    assert_eq!(scene.machine.asked(), asked);
+    // Another migration would take a masked source for its own work, and start a second container.
+    let error = scene.apply().await.unwrap_err();
+    assert!(error.why.contains("not by this migration"), "{error}");
     assert_eq!(scene.machine.asked(), asked);
 }
 

@@ -43,7 +43,14 @@ async fn a_prepared_mask_counts_without_reading_unit_files_in_the_window() {
     let started = scene.machine.units().await.start(UNIT, Duration::from_secs(20)).await.unwrap_err();
     assert!(started.to_string().contains("assert"), "{started}");
     assert!(matches!(scene.verify().await, Verdict::Holds { .. }));
-    assert_eq!(scene.apply().await.unwrap().done, Done::AlreadyDone);
+    assert_eq!(scene.apply_again().await.unwrap().done, Done::AlreadyDone);
+    // Not even when the mask is gone.
+    scene.machine.unit(|unit| unit.mask_on_disk = false);
+    let started = scene.machine.units().await.start(UNIT, Duration::from_secs(20)).await.unwrap_err();
+    assert!(started.to_string().contains("assert"), "{started}");
+    scene.machine.unit(|unit| unit.behaviour.effective = true);
+    scene.rollback().await.unwrap();
+    assert!(scene.machine.unit(|unit| unit.is_running()));
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ impl Manager {
             }
             unit.job = Some(job);
             let mut behaviour = unit.behaviour.clone();
-            if verb != "StopUnit" && unit.mask_on_disk && unit.asserts_no_mask() {
+            if verb != "StopUnit" && unit.fails_its_assertions() {
                 behaviour.result = "assert".into();
                 unit.behaviour.effective = false;
             }

@@ -49,6 +49,14 @@ impl Scene {
         stop::apply(&self.machine.ground(), &self.config, &self.cx(Op::Apply)).await
     }
 
+    /// A try after one that was cut off.
+    pub async fn apply_again(&self) -> Result<Outcome, StepError> {
+        let first = self.cx(Op::Apply);
+        let invocation = connect_migrator_sdk::Invocation { attempt: 2, ..first.invocation().clone() };
+        let cx = self.host.context_with(invocation);
+        stop::apply(&self.machine.ground(), &self.config, &cx).await
+    }
+
     pub async fn prepare(&self) -> Outcome {
         stop::prepare(&self.machine.ground(), &self.config, &self.cx(Op::Prepare)).await.unwrap()
     }

@@ -97,12 +97,14 @@ impl Unit {
         }
     }
 
-    /// A drop-in that was read asserts that the link of the mask is not there.
-    pub fn asserts_no_mask(&self) -> bool {
-        let assertion = format!("AssertPathExists=!/etc/systemd/system/{}\n", self.id);
+    /// A drop-in that was read asserts that something is not there which is.
+    pub fn fails_its_assertions(&self) -> bool {
+        let mask = format!("/etc/systemd/system/{}", self.id);
+        let is_there = |path: &str| if path == mask { self.mask_on_disk } else { Path::new(path).exists() };
         self.drop_ins
             .iter()
-            .any(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&assertion)))
+            .filter_map(|path| std::fs::read_to_string(path).ok())
+            .any(|text| text.lines().filter_map(|line| line.strip_prefix("AssertPathExists=!")).any(is_there))
     }
 
     pub fn is_running(&self) -> bool {

@@ -66,9 +66,13 @@ async fn restore(
         // Before the mask comes off: a reboot must not start it either.
         no_other_connect(ground, cx, unit).await?;
     }
+    guard::lower_flag(ground, unit)?;
     let mut undone = definition(&units, &before).await?;
     if !before.was_active() {
-        return Ok(undone.and(format!("{unit} was {} before and is left so", before.active_state)));
+        return Ok(undone.but(format!(
+            "{unit} did not run when it was stopped ({}) and is left so; `systemctl start {unit}` if it should",
+            before.active_state
+        )));
     }
     let now = units.status(unit).await?;
     if now.is_active() {

@@ -3,6 +3,9 @@
 //! systemd knows of a mask only once it has read all unit files again, which takes a second on a small machine: a second of
 //! the window. So a drop-in is read before the window that makes every start fail while the link of the mask is there. It lies
 //! in `/run`: a reboot removes it, and reads the mask itself.
+//!
+//! A flag beside it does the same from the stop on, so that a start fails also when somebody has removed the mask while the
+//! container lives.
 
 use super::{StopConfig, StopUndo};
 use crate::systemd::steps::Ground;
@@ -14,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// The drop-in's name.
 const NAME: &str = "50-connect-migrator.conf";
+/// The flag's name; systemd reads only what ends with `.conf`.
+const FLAG: &str = "connect-migrator-stays-off";
 /// Where the link of a mask lies.
 const MASK_FOLDER: &str = "/etc/systemd/system";
 
@@ -21,15 +26,21 @@ pub(super) fn path(ground: &Ground, unit: &str) -> PathBuf {
     ground.runtime_units().join(format!("{unit}.d")).join(NAME)
 }
 
+fn flag(ground: &Ground, unit: &str) -> PathBuf {
+    path(ground, unit).with_file_name(FLAG)
+}
+
 /// `systemctl start` prints `Assertion failed` and no more; whoever asks `systemctl status` then reads why in the title.
-fn text(unit: &str, instance: &str) -> String {
+fn text(unit: &str, instance: &str, flag: &Path) -> String {
     format!(
         "# Written by connect-migrator for the time of a migration: a mask of {unit} counts at once,\n\
          # also before systemd has read it.\n\
          [Unit]\n\
          Description=Posit Connect, which connect-migrator moves into a container: see \"connect-migrator status {instance}\"\n\
          Documentation=man:connect-migrator(1)\n\
-         AssertPathExists=!{MASK_FOLDER}/{unit}\n"
+         AssertPathExists=!{MASK_FOLDER}/{unit}\n\
+         AssertPathExists=!{}\n",
+        flag.display()
     )
 }
 
@@ -58,7 +69,7 @@ pub async fn prepare(ground: &Ground, config: &StopConfig, cx: &Context) -> Resu
     if is_read(ground, &status) || keeps_stopped(ground, &status) {
         return Ok(Outcome::already_done(format!("{unit} cannot be started once it is masked")));
     }
-    write(&path, &text(unit, &cx.migration().instance)).map_err(|error| {
+    write(&path, &text(unit, &cx.migration().instance, &flag(ground, unit))).map_err(|error| {
         StepError::new(format!("write {}", path.display()))
             .because(error)
             .remedy("see that /run is writable and not full")
@@ -75,11 +86,41 @@ pub async fn prepare(ground: &Ground, config: &StopConfig, cx: &Context) -> Resu
     Ok(Outcome::changed(format!("wrote {}, which systemd does not read", path.display())))
 }
 
+/// From now on no start succeeds.
+///
+/// # Errors
+/// When the flag cannot be written.
+pub(super) fn raise_flag(ground: &Ground, unit: &str) -> Result<(), StepError> {
+    let flag = flag(ground, unit);
+    std::fs::write(&flag, "").map_err(|error| {
+        StepError::new(format!("write {}", flag.display()))
+            .because(error)
+            .remedy("see that /run is writable and not full")
+    })
+}
+
+/// From now on a start succeeds unless the unit is masked.
+///
+/// # Errors
+/// When the flag cannot be removed.
+pub(super) fn lower_flag(ground: &Ground, unit: &str) -> Result<(), StepError> {
+    let flag = flag(ground, unit);
+    match std::fs::remove_file(&flag) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StepError::new(format!("remove {}", flag.display()))
+                .because(error)
+                .remedy(format!("remove it by hand; {unit} does not start while it is there")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes the drop-in. Answers whether there was one.
 ///
 /// # Errors
 /// When it cannot be removed, or systemd does not answer.
 pub(super) async fn remove(ground: &Ground, units: &Units, unit: &str) -> Result<bool, StepError> {
+    lower_flag(ground, unit)?;
     let path = path(ground, unit);
     let removed = match std::fs::remove_file(&path) {
         Ok(()) => true,

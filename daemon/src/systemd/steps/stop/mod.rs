@@ -123,9 +123,9 @@ impl Before {
         }
     }
 
-    /// It was running or about to.
+    /// It was running or about to; what was just ending may have been on its way to a new start.
     fn was_active(&self) -> bool {
-        !matches!(self.active_state.as_str(), "inactive" | "failed" | "deactivating")
+        !matches!(self.active_state.as_str(), "inactive" | "failed")
     }
 
     fn was_masked(&self) -> bool {
@@ -240,10 +240,21 @@ pub async fn apply(ground: &Ground, config: &StopConfig, cx: &Context) -> Result
         && guard::keeps_stopped(ground, &before)
         && units.processes_in(unit, &before.control_group)?.is_empty()
     {
+        if cx.invocation().attempt <= 1 {
+            return Err(StepError::new(format!("stop {unit}"))
+                .because("it is stopped and masked already, and not by this migration")
+                .remedy(format!(
+                    "find out who did that, perhaps a migration by another instance: a second container must not use its \
+                     database; if it was you, run `systemctl unmask {unit}` and start it"
+                )));
+        }
         return Ok(Outcome::already_done(format!("{unit} is {} and masked", before.state_text())));
     }
     cx.record_undo(&StopUndo::Stopped(Before::of(&before)))?;
     let guarded = guard::is_read(ground, &before);
+    if guarded {
+        guard::raise_flag(ground, unit)?;
+    }
     let bound = config.bound(&before);
     let doing = format!("stopping {unit}");
     let mut outcome = Outcome::changed(format!("{unit} was {}", before.state_text()));
