@@ -76,16 +76,16 @@ impl Expected {
         self.ask(subject, Duration::from_millis(PING_TIMEOUT_MILLIS)).await
     }
 
-    /// Looks again and again until `answer-timeout` is over: a server that is at work may leave a question unanswered.
+    /// Looks again and again until `limit` is over: a server that is at work may leave a question unanswered.
     ///
     /// # Errors
     /// See [`Unwell`].
-    pub async fn look_patiently(&self, subject: &Subject<'_>) -> Result<Healthy, Unwell> {
-        let limit = subject.settings.answer_timeout.duration();
+    pub async fn look_patiently(&self, subject: &Subject<'_>, limit: Duration) -> Result<Healthy, Unwell> {
         let deadline = Instant::now() + limit;
+        // So that it is asked twice at least.
+        let ping = limit.min(subject.settings.answer_timeout.duration()) / 2;
         loop {
-            // So that it is asked twice at least.
-            match self.ask(subject, limit / 2).await {
+            match self.ask(subject, ping).await {
                 Err(Unwell::NotYet(_)) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(POLL_MILLIS)).await;
                 }

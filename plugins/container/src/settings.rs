@@ -75,7 +75,8 @@ pub struct Settings {
     /// `engine-timeout`, to start the container.
     #[serde(default = "default_start_timeout")]
     pub start_timeout: Span,
-    /// How long Connect in the container, once it serves, may answer nothing until it counts as broken. Default `15s`.
+    /// How long Connect in the container, once it serves, may answer nothing until it counts as broken. Default `15s`. When the
+    /// container was started again, by a reboot or because it had ended, it has `start-timeout`, 4 minutes at most.
     #[serde(default = "default_answer_timeout")]
     pub answer_timeout: Span,
     /// How long pulling the image, or loading it from an archive, may take. Default `1h`.

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// How long the source may take to show that it still answers; it should not.
 const SOURCE_PING_MILLIS: u64 = 1_000;
+/// No `verify` waits longer for a server that was just started: it has a time-out of its own, 5 minutes by default.
+pub const YOUNG_PATIENCE_SECONDS: u64 = 240;
+
 /// What was written down about a container when it was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Made {
@@ -111,8 +114,17 @@ pub async fn source_is_off(subject: &Subject<'_>, installation: &Installation) -
     Ok(())
 }
 
-/// Whether what must hold whatever the engine still does: the image, the mask, and that the server answers. `logs` is how one reads
-/// what it printed.
+/// How long a server may answer nothing until it counts as broken: `answer-timeout`, and what is left of `start-timeout` when it was
+/// started only `age` ago, by a reboot or because it had ended.
+#[must_use]
+pub fn patience(subject: &Subject<'_>, age: Option<Duration>) -> Duration {
+    let start = subject.settings.start_timeout.duration().min(Duration::from_secs(YOUNG_PATIENCE_SECONDS));
+    let left = age.map_or(Duration::ZERO, |age| start.saturating_sub(age));
+    left.max(subject.settings.answer_timeout.duration())
+}
+
+/// Whether what must hold whatever the engine still does: the image, the mask, and that the server answers within `limit`. `logs` is
+/// how one reads what it printed.
 ///
 /// # Errors
 /// When it cannot be told.
@@ -120,6 +132,7 @@ pub async fn verify(
     subject: &Subject<'_>,
     cx: &Context,
     made: &Made,
+    limit: Duration,
     logs: &str,
 ) -> Result<Verdict, StepError> {
     let name = &subject.names.container;
@@ -142,7 +155,7 @@ pub async fn verify(
         ));
     }
     let installation = installation(subject)?;
-    match expected(subject, cx, &installation, made)?.look_patiently(subject).await {
+    match expected(subject, cx, &installation, made)?.look_patiently(subject, limit).await {
         Ok(healthy) => Ok(Verdict::holds(format!(
             "container {name} runs, Connect {} answers at {}",
             healthy.version.map(|v| v.to_string()).unwrap_or_default(),

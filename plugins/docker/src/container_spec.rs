@@ -37,6 +37,8 @@ impl Hold {
 
 /// Where the two guards appear, which nothing reads there, and the gate.
 pub(crate) const GUARDS_IN_CONTAINER: &str = "/run/connect-migrator";
+/// The mask of the source's unit among them.
+pub(crate) const MASK_GUARD: &str = "source-is-masked";
 
 /// All mounts, in the order in which they are shown.
 #[must_use]
@@ -53,7 +55,7 @@ pub fn binds(subject: &Subject<'_>, parts: &Parts<'_>, hold: Hold) -> Vec<Bind> 
         why: why.into(),
     };
     let masked = "guard: no start unless the source's unit is masked";
-    all.push(guard(mask_guard(subject), "source-is-masked", masked));
+    all.push(guard(mask_guard(subject), MASK_GUARD, masked));
     let mounted = "guard: no start on an empty data directory";
     all.push(guard(parts.data_guard.clone(), "data-is-mounted", mounted));
     if hold == Hold::AtTheGate {
@@ -70,7 +72,7 @@ pub fn binds(subject: &Subject<'_>, parts: &Parts<'_>, hold: Hold) -> Vec<Bind> 
 /// The link that leads somewhere only while the source's unit is masked.
 #[must_use]
 pub fn mask_guard(subject: &Subject<'_>) -> PathBuf {
-    subject.folder().join("source-is-masked")
+    subject.folder().join(MASK_GUARD)
 }
 
 /// The container as the engine is asked for it.
@@ -83,7 +85,7 @@ pub fn body(subject: &Subject<'_>, parts: &Parts<'_>, hold: Hold) -> ContainerCr
             Some(vec![
                 gate::SHELL.to_owned(),
                 "-c".to_owned(),
-                gate::script(&gate::in_container()),
+                gate::script(Path::new(GUARDS_IN_CONTAINER)),
                 "gate".to_owned(),
             ]),
             Some(connect().to_vec()),

@@ -5,7 +5,7 @@
 //! folder. Once it is there it stays, so that later starts do not wait; whether the engine may start the container at all is for the
 //! mounts to say that stand guard.
 
-use crate::container_spec::GUARDS_IN_CONTAINER;
+use crate::container_spec::{GUARDS_IN_CONTAINER, MASK_GUARD};
 use connect_migrator_container::files;
 use connect_migrator_container::world::Subject;
 use connect_migrator_sdk::StepError;
@@ -37,11 +37,16 @@ pub fn folder(subject: &Subject<'_>) -> PathBuf {
     subject.folder().join(NAME)
 }
 
-/// What the shell does before it becomes what its arguments say.
+/// What the shell does before it becomes what its arguments say. The engine sees only that the mask's name leads somewhere; a unit's
+/// file of that name would do for it.
 #[must_use]
-pub fn script(gate: &Path) -> String {
-    let gate = gate.display();
-    format!("until [ -e {gate}/{OPEN} ]; do read -r _ <{gate}/{KNOCK} || sleep 1; done; exec \"$@\"")
+pub fn script(guards: &Path) -> String {
+    let (mask, gate) = (guards.join(MASK_GUARD), guards.join(NAME));
+    let (mask, gate) = (mask.display(), gate.display());
+    format!(
+        "[ -c {mask} ] || {{ echo \"the unit of Connect on this host is not masked: not started beside it\" >&2; exit 1; }}; \
+         until [ -e {gate}/{OPEN} ]; do read -r _ <{gate}/{KNOCK} || sleep 1; done; exec \"$@\""
+    )
 }
 
 /// Makes the gate, shut.
@@ -108,7 +113,10 @@ mod tests {
     /// With a gate, and the shell that waits at it.
     fn waiting(knocked_before: bool) -> (std::time::Duration, String) {
         let dir = tempfile::tempdir().unwrap();
-        let knock = dir.path().join(KNOCK);
+        let gate = dir.path().join(NAME);
+        std::fs::create_dir(&gate).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join(MASK_GUARD)).unwrap();
+        let knock = gate.join(KNOCK);
         nix::unistd::mkfifo(&knock, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         let spawn = || {
             Command::new(SHELL)
@@ -130,7 +138,7 @@ mod tests {
             }
             assert_eq!(child.try_wait().unwrap(), None);
         }
-        std::fs::write(dir.path().join(OPEN), "").unwrap();
+        std::fs::write(gate.join(OPEN), "").unwrap();
         let mut pipe = OpenOptions::new().read(true).write(true).open(&knock).unwrap();
         pipe.write_all(b"\n").unwrap();
         let began = std::time::Instant::now();
@@ -146,6 +154,21 @@ mod tests {
         let (took, printed) = waiting(false);
         assert_eq!(printed, "became-two words");
         assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    }
+
+    #[test]
+    fn a_unit_file_in_the_place_of_the_mask_does_not_let_it_start() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(NAME)).unwrap();
+        std::fs::write(dir.path().join(NAME).join(OPEN), "").unwrap();
+        std::fs::write(dir.path().join(MASK_GUARD), "[Service]\n").unwrap();
+        let output = Command::new(SHELL)
+            .args(["-c", &script(dir.path()), "gate", "echo", "Connect"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("not masked"));
     }
 
     #[test]

@@ -12,7 +12,10 @@ use connect_migrator_container::start::{self, Made};
 use connect_migrator_container::world::{LABEL_PREFIX, Subject};
 use connect_migrator_sdk::{Context, Outcome, Probe, StepError, Verdict};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+/// How often a container that is being started again is looked at.
+const STARTING_POLL_MILLIS: u64 = 250;
 /// What the engine does with the container once it is the server: it comes up with the machine, and after a crash.
 const POLICY: RestartPolicyNameEnum = RestartPolicyNameEnum::UNLESS_STOPPED;
 
@@ -20,6 +23,10 @@ const POLICY: RestartPolicyNameEnum = RestartPolicyNameEnum::UNLESS_STOPPED;
 struct Ours {
     id: String,
     running: bool,
+    /// The engine is about to start it again.
+    restarting: bool,
+    /// How long it has been running.
+    age: Option<Duration>,
     policy: Option<RestartPolicyNameEnum>,
     made: Made,
 }
@@ -37,9 +44,17 @@ async fn ours(subject: &Subject<'_>, engine: &Engine) -> Result<Option<Ours>, En
     Ok(Some(Ours {
         id: id.clone().unwrap_or_default(),
         running: state.as_ref().and_then(|state| state.running).unwrap_or(false),
+        restarting: state.as_ref().and_then(|state| state.restarting).unwrap_or(false),
+        age: state.as_ref().and_then(|state| age_of(state.started_at.as_deref()?)),
         policy: host_config.as_ref().and_then(|config| config.restart_policy.as_ref()?.name),
         made: Made::from_labels(label),
     }))
+}
+
+/// How long ago that was; `None` for what is no time, and for the future: clocks are set.
+fn age_of(started_at: &str) -> Option<Duration> {
+    let started: jiff::Timestamp = started_at.parse().ok()?;
+    Duration::try_from(jiff::Timestamp::now().duration_since(started)).ok()
 }
 
 /// The container, as the engine sees it.
@@ -177,9 +192,19 @@ fn refused(subject: &Subject<'_>, error: EngineError) -> StepError {
 pub async fn verify(subject: &Subject<'_>, cx: &Context) -> Result<Verdict, StepError> {
     let name = &subject.names.container;
     let engine = subject.engine().await.map_err(EngineError::step)?;
-    let Some(container) = ours(subject, &engine).await.map_err(EngineError::step)? else {
-        return Ok(Verdict::broken(format!("the container {name} is gone"), "roll back"));
+    let is_gone = || Ok(Verdict::broken(format!("the container {name} is gone"), "roll back"));
+    let Some(mut container) = ours(subject, &engine).await.map_err(EngineError::step)? else {
+        return is_gone();
     };
+    let deadline = Instant::now() + start::patience(subject, Some(Duration::ZERO));
+    while container.restarting && Instant::now() < deadline {
+        if cx.is_cancelled() {
+            return Err(StepError::cancelled(format!("see the container {name} start")));
+        }
+        tokio::time::sleep(Duration::from_millis(STARTING_POLL_MILLIS)).await;
+        let Some(now) = ours(subject, &engine).await.map_err(EngineError::step)? else { return is_gone() };
+        container = now;
+    }
     if !container.running {
         return Ok(Verdict::broken(
             format!("the container {name} does not run"),
@@ -192,7 +217,8 @@ pub async fn verify(subject: &Subject<'_>, cx: &Context) -> Result<Verdict, Step
             format!("`docker update --restart unless-stopped {name}`"),
         ));
     }
-    start::verify(subject, cx, &container.made, &format!("`docker logs {name}`")).await
+    let limit = start::patience(subject, container.age);
+    start::verify(subject, cx, &container.made, limit, &format!("`docker logs {name}`")).await
 }
 
 /// Whether a start that was cut off was carried out.

@@ -9,12 +9,14 @@ use connect_migrator_container::health::{self, Runner, State};
 use connect_migrator_container::start;
 use connect_migrator_container::world::Subject;
 use connect_migrator_sdk::{Context, Outcome, Probe, StepError, Verdict};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What starts the service along with the machine.
 const BOOT_TARGET: &str = "multi-user.target";
 /// What a start may take longer than systemd gives it.
 const START_MARGIN_SECONDS: u64 = 30;
+/// How often a service that is being started is looked at.
+const STARTING_POLL_MILLIS: u64 = 250;
 
 /// The service, as systemd sees it.
 struct InSystemd<'a, S> {
@@ -117,7 +119,18 @@ pub async fn verify<S: Units>(
     let Some(standing) = ours(subject) else {
         return Ok(Verdict::broken(format!("the file of {unit} is gone"), "roll back"));
     };
-    let status = ground.systemd.status(&unit).await?;
+    let deadline = Instant::now() + start::patience(subject, Some(Duration::ZERO));
+    let mut status = ground.systemd.status(&unit).await?;
+    let restarts = status.restarts;
+    // After a reboot, or while systemd starts again what has ended; what ends once more will not come.
+    while status.active == "activating" && status.restarts <= restarts + 1 && Instant::now() < deadline {
+        if cx.is_cancelled() {
+            return Err(StepError::cancelled(format!("see {unit} start")));
+        }
+        tokio::time::sleep(Duration::from_millis(STARTING_POLL_MILLIS)).await;
+        status = ground.systemd.status(&unit).await?;
+    }
+    let limit = start::patience(subject, status.age);
     if !status.is_active() {
         return Ok(Verdict::broken(
             format!("{unit} is {} ({})", status.active, status.sub),
@@ -134,7 +147,7 @@ pub async fn verify<S: Units>(
             ),
         ));
     }
-    start::verify(subject, cx, &standing.made, &format!("`journalctl -u {unit}`")).await
+    start::verify(subject, cx, &standing.made, limit, &format!("`journalctl -u {unit}`")).await
 }
 
 /// Whether a start that was cut off was carried out.

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use proxies::ManagerProxy;
 use std::collections::HashMap;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use zbus::fdo::PropertiesProxy;
 use zbus::names::InterfaceName;
 use zbus::{OwnedObjectPath, OwnedVariant, Variant};
@@ -65,6 +65,8 @@ pub struct Status {
     pub main_pid: u32,
     /// How often systemd started it again by itself.
     pub restarts: u32,
+    /// How long it has been active; `None` while it is not.
+    pub age: Option<Duration>,
 }
 
 impl Status {
@@ -79,6 +81,13 @@ impl Status {
     pub fn is_active(&self) -> bool {
         self.active == "active"
     }
+}
+
+/// How long ago the unit became active, by the clock's microseconds at that time.
+fn age(active: &str, entered_micros: u64) -> Option<Duration> {
+    let entered = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(entered_micros))?;
+    // `None` too when the clock was set back since.
+    SystemTime::now().duration_since(entered).ok().filter(|_| active == "active" && entered_micros > 0)
 }
 
 /// The systemd of this host, or of a bus that a test likes. Connects anew for every call.
@@ -212,6 +221,7 @@ impl Systemd {
             exit: value(&all, "ExecMainStatus"),
             main_pid: value(&all, "MainPID"),
             restarts: value(&all, "NRestarts"),
+            age: age(&text(&all, "ActiveState"), value(&all, "ActiveEnterTimestamp")),
         })
     }
 
