@@ -93,6 +93,14 @@ impl Step for Postgres {
             Some(dir) => dir.to_path_buf(),
             None => subject::sqlite_dir(&subject.installed()?),
         };
+        let removed = undo::without_copies(
+            &subject,
+            &[stage::WORK, window::REFERENCE, window::BACKUP],
+            Undone { evidence: Vec::new(), left: Vec::new() },
+        );
+        for left in removed.left {
+            cx.warn(left);
+        }
         Ok(Outcome::already_done(format!(
             "the SQLite files in {} are no longer used, and stay; remove them when you do not want them any more",
             dir.display()

@@ -281,8 +281,7 @@ pub fn end_leftover(pid_file: &PathBuf) -> bool {
     let mut words = text.split_whitespace();
     let id = words.next().and_then(|word| word.parse::<u32>().ok());
     let begun = words.next().and_then(|word| word.parse::<u64>().ok());
-    std::fs::remove_file(pid_file).ok();
-    match (id, begun) {
+    let ended = match (id, begun) {
         (Some(id), Some(begun)) if start_time(id) == Some(begun) => {
             // Until setsid has run there is no group, only the process.
             let ended = |id| {
@@ -292,7 +291,10 @@ pub fn end_leftover(pid_file: &PathBuf) -> bool {
             i32::try_from(id).is_ok_and(ended)
         }
         _ => false,
-    }
+    };
+    // Last: killed before, the next call finds it.
+    std::fs::remove_file(pid_file).ok();
+    ended
 }
 
 #[cfg(test)]

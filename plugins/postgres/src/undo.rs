@@ -5,9 +5,9 @@ use crate::connection::Door;
 use crate::objects::{self, NotEmptied};
 use crate::program;
 use crate::settings::Which;
-use crate::stage;
+use crate::stage::{self, WORK};
 use crate::subject::Subject;
-use crate::window::{self, BACKUP, CONFIG_AFTER, CONFIG_BEFORE, Inventories, PUT, Put, TOOL_PID};
+use crate::window::{self, BACKUP, CONFIG_AFTER, CONFIG_BEFORE, Inventories, PUT, Put, REFERENCE, TOOL_PID};
 use connect_migrator_connect::config_file;
 use connect_migrator_connect::gcfg::Gcfg;
 use connect_migrator_connect::source_edits;
@@ -53,6 +53,7 @@ pub async fn roll_back(subject: &Subject<'_>, undo: Vec<Undo>) -> Result<Undone,
     if let Some(before) = before {
         undone = sqlite(subject, undone);
         undone = targets(subject, &before, undone).await;
+        undone = without_copies(subject, &[WORK, REFERENCE], undone);
     }
     if undo.contains(&Undo::Staged) {
         for path in stage::files(subject) {
@@ -69,7 +70,8 @@ pub async fn roll_back(subject: &Subject<'_>, undo: Vec<Undo>) -> Result<Undone,
     Ok(undone)
 }
 
-/// Users have worked on PostgreSQL: that is where their work is.
+/// Users have worked on PostgreSQL: that is where their work is. Refuses when the configuration leads elsewhere, as the source would be
+/// started on it.
 fn stay(subject: &Subject<'_>, undone: Undone) -> Result<Undone, StepError> {
     let installation = subject.installed()?;
     if subject.is_switched(&installation.gcfg) {
@@ -77,11 +79,25 @@ fn stay(subject: &Subject<'_>, undone: Undone) -> Result<Undone, StepError> {
             "the source comes back on PostgreSQL: users have worked there since, and SQLite does not have it; its files stay as they were",
         ));
     }
-    Ok(undone.but(format!(
-        "{} no longer leads to the PostgreSQL database on which users have worked: somebody changed it. Set Database.Provider to postgres and Postgres.URL as in {} before starting Connect",
-        subject.config().display(),
-        subject.kept(CONFIG_AFTER).display()
-    )))
+    Err(StepError::new("see the source lead to the database on which users have worked")
+        .because(format!("somebody changed {}: it leads elsewhere", subject.config().display()))
+        .remedy(format!(
+            "set Database.Provider to postgres and Postgres.URL as in {}, then roll back again",
+            subject.kept(CONFIG_AFTER).display()
+        )))
+}
+
+/// Removes copies of the database from the step's own folder.
+pub fn without_copies(subject: &Subject<'_>, names: &[&str], mut undone: Undone) -> Undone {
+    for path in names.iter().map(|name| subject.kept(name)) {
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                undone = undone.but(format!("could not remove the copy {}: {error}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    undone
 }
 
 fn configuration(subject: &Subject<'_>, undone: Undone) -> Result<Undone, StepError> {

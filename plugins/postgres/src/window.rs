@@ -25,7 +25,7 @@ use std::time::Duration;
 /// The saved SQLite files.
 pub const BACKUP: &str = "backup";
 /// Copies to compare with, where a file has a log.
-const REFERENCE: &str = "reference";
+pub const REFERENCE: &str = "reference";
 /// What stood in the databases beforehand.
 pub const BEFORE: &str = "target-before.json";
 /// What the tool has put there.
@@ -444,7 +444,7 @@ pub async fn verify(subject: &Subject<'_>) -> Result<Verdict, StepError> {
                 "{} does not lead to the PostgreSQL database that the runbook names",
                 subject.config().display()
             ),
-            "see who changed it; `connect-migrator rollback` returns to SQLite",
+            format!("see who changed it, and set it as in {}", subject.kept(CONFIG_AFTER).display()),
         ));
     }
     let report: Option<Report> = kept_json(&subject.kept(COMPARED));

@@ -74,8 +74,14 @@ async fn once_users_were_sent_there_the_source_comes_back_on_postgresql() {
     scene.make(Op::Prepare).await;
     scene.make(Op::Apply).await;
     let (switched, tables) = (scene.config(), cluster.tables("routed"));
+    let before = std::fs::read(scene.kept("config.before")).unwrap();
     cluster.sql("routed", "UPDATE content SET title = 'Changed by a user' WHERE id = 2");
     scene.routed = true;
+    // Somebody's tool has put the old configuration back: the source must not be started on SQLite.
+    std::fs::write(scene.path("connect.gcfg"), &before).unwrap();
+    let refused = scene.call(Op::Rollback).roll_back(Op::Apply).await.unwrap_err().to_string();
+    assert!(refused.contains("leads elsewhere"), "{refused}");
+    std::fs::write(scene.path("connect.gcfg"), &switched).unwrap();
     let (apply, prepare) = scene.roll_back().await;
     assert_eq!((left(&apply), left(&prepare)), (0, 0), "{apply} {prepare}");
     assert!(apply.to_string().contains("comes back on PostgreSQL"), "{apply}");
