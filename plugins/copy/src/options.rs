@@ -87,7 +87,7 @@ impl Options {
             bytes_per_second: None,
             idle: false,
             cross_mounts: false,
-            ignore_at_root: vec!["lost+found".into(), ".snapshot".into()],
+            ignore_at_root: vec!["lost+found".into(), ".snapshot".into(), crate::probe::CLOCK.into()],
             keep_aside: None,
             dies_at_operation: None,
             dies_late: false,

@@ -11,6 +11,8 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+/// A file at the target's root by which its clock is asked, for the moment of a call: nobody's business.
+pub(crate) const CLOCK: &str = ".connect-migrator-clock";
 const NAME_BYTES: usize = 255;
 /// An access ACL with one more user: version 2, and owner, user 1, group, mask, others.
 const ACL: [u8; 44] = [
@@ -103,11 +105,15 @@ impl Probed {
 /// When no file can be made there.
 pub fn clock_of(target: &Path) -> std::result::Result<Moment, CopyError> {
     let root = open_root(target)?;
-    let name = own_name("clock")?;
+    let name = CString::new(CLOCK).unwrap_or_default();
     let asked = (|| {
         let before = look_open(&root)?;
+        // Of a call that was killed.
+        let _ = rustix::fs::unlinkat(&root, &name, AtFlags::empty());
         let file = make(&root, &name)?;
         let seen = look_open(&file);
+        // An NFS client keeps what is open under another name, and removes it when it is closed: after the times are set.
+        drop(file);
         rustix::fs::unlinkat(&root, &name, AtFlags::empty())?;
         // The folder's times are part of the copy.
         rustix::fs::futimens(&root, &before.times())?;

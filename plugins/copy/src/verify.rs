@@ -59,6 +59,9 @@ pub struct Verified {
     pub differences: Vec<Difference>,
     /// Names at the target that the source has not, in folders that both have.
     pub extra: Vec<String>,
+    /// Names in the source that the target has not, in folders that both have, the first of them; the times of those folders are not
+    /// compared.
+    pub missing: Vec<String>,
     /// Operations at the target that cost a trip.
     pub trips: u64,
     /// How long it took, in seconds.
@@ -69,6 +72,12 @@ impl Verified {
     /// Whether the target is as the source.
     #[must_use]
     pub fn is_same(&self) -> bool {
+        self.missing.is_empty() && self.holds_all_of_target()
+    }
+
+    /// Whether all that the target has is in the source as it is there.
+    #[must_use]
+    pub fn holds_all_of_target(&self) -> bool {
         self.different == 0 && self.extra.is_empty()
     }
 }
@@ -97,6 +106,7 @@ struct Verify<'a> {
     different: AtomicU64,
     differences: Mutex<Vec<Difference>>,
     extra: Mutex<Vec<String>>,
+    missing: Mutex<Vec<String>>,
     links: Mutex<HashMap<Inode, HashSet<Inode>>>,
     control: &'a Control<'a>,
 }
@@ -137,6 +147,7 @@ pub fn verify(options: &Options, content: Content, control: &Control<'_>) -> Res
         different: AtomicU64::new(0),
         differences: Mutex::default(),
         extra: Mutex::default(),
+        missing: Mutex::default(),
         links: Mutex::default(),
         control,
     };
@@ -172,6 +183,7 @@ pub fn verify(options: &Options, content: Content, control: &Control<'_>) -> Res
     }
     verify.check_links();
     let extra = held(&verify.extra).clone();
+    let missing = held(&verify.missing).clone();
     let differences = held(&verify.differences).clone();
     Ok(Verified {
         entries: verify.counts.entries.load(SeqCst),
@@ -180,6 +192,7 @@ pub fn verify(options: &Options, content: Content, control: &Control<'_>) -> Res
         different: verify.different.load(SeqCst),
         differences,
         extra,
+        missing,
         trips: verify.target.trips.total(),
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -243,7 +256,7 @@ impl Verify<'_> {
         };
         // Whoever put it there, on either side, changed the time of the root.
         let times = !ours.iter().chain(&theirs).any(|name| ignored(name));
-        self.folder_itself(&source, &target, &path, times);
+        let mut lacks_some = false;
         let mut left: HashSet<CString> = theirs.into_iter().collect();
         let (source, target) = (Arc::new(source), Arc::new(target));
         let mut entries = Vec::new();
@@ -262,7 +275,11 @@ impl Verify<'_> {
             };
             Counts::add(&self.counts.entries, 1);
             if !left.remove(&name) {
-                self.differ(&join(&path, name.to_bytes()), "is not at the target");
+                let mut missing = held(&self.missing);
+                if missing.len() < DIFFERENCES_MAX {
+                    missing.push(String::from_utf8_lossy(&join(&path, name.to_bytes())).into_owned());
+                }
+                lacks_some = true;
                 continue;
             }
             if seen.kind() == Kind::Directory {
@@ -277,6 +294,7 @@ impl Verify<'_> {
                 entries.push((name, seen));
             }
         }
+        self.folder_itself(&source, &target, &path, times && !lacks_some);
         for name in left.into_iter().filter(|name| !ignored(name)) {
             held(&self.extra).push(String::from_utf8_lossy(&join(&path, name.to_bytes())).into_owned());
         }

@@ -96,6 +96,25 @@ fn each_change_is_listed_and_copied_back_and_what_it_replaced_is_kept() {
 }
 
 #[test]
+fn what_came_into_the_source_meanwhile_stays_and_is_no_difference_of_the_target() {
+    let way = Way::after_a_copy_of(small());
+    way.lab.write("renewed.lic", "l");
+    way.lab.write("folder/note", "n");
+    fs::write(way.lab.target.join("a"), "changed by a user").unwrap();
+    fs::write(way.lab.target.join("folder/made"), "by a user").unwrap();
+    assert!(!way.list().is_empty());
+    way.go();
+    let cancel = AtomicBool::new(false);
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    let mut verified = verify(&way.lab.options(), Content::All, &control).unwrap();
+    verified.missing.sort();
+    assert_eq!(verified.missing, ["folder/note", "renewed.lic"]);
+    assert!(verified.holds_all_of_target() && !verified.is_same(), "{verified:?}");
+    assert_eq!(fs::read_to_string(way.lab.source.join("a")).unwrap(), "changed by a user");
+    assert_eq!(fs::read_to_string(way.lab.source.join("folder/made")).unwrap(), "by a user");
+}
+
+#[test]
 fn a_folder_of_which_only_the_extended_attributes_changed_is_listed_and_copied_back() {
     let way = Way::after_a_copy_of(small());
     let set = |path: &std::path::Path| {

@@ -106,7 +106,6 @@ fn every_kind_of_difference_is_found() {
         ("mode", "has mode 600, not 644"),
         ("owner", "belongs to 7:8, not 0:0"),
         ("time", "has another modification time"),
-        ("missing", "is not at the target"),
         ("xattr", "has other user extended attributes"),
         ("kind", "is of another kind at the target"),
         ("link", "leads elsewhere"),
@@ -116,6 +115,7 @@ fn every_kind_of_difference_is_found() {
     }
     assert!(found.differences.iter().any(|found| found.what.contains("inodes at the target")));
     assert_eq!(found.extra, ["folder/extra"]);
+    assert_eq!(found.missing, ["missing"]);
     assert!(!verified(&lab, Content::None).differences.iter().any(|found| found.path == "content"));
 }
 

@@ -225,7 +225,8 @@ pub fn same(tried: &str, verified: &Verified) -> Result<(), StepError> {
         .map(|difference| format!("{} {}", difference.path, difference.what))
         .collect();
     why.extend(verified.extra.iter().take(TOLD_MAX).map(|extra| format!("{extra} is only at the target")));
-    let count = verified.different + verified.extra.len() as u64;
+    why.extend(verified.missing.iter().take(TOLD_MAX).map(|name| format!("{name} is not at the target")));
+    let count = verified.different + (verified.extra.len() + verified.missing.len()) as u64;
     Err(StepError::new(tried)
         .because(format!("{count} differences: {}", why.join("; ")))
         .remedy("find who writes to the export or the source now; then resume"))

@@ -123,7 +123,15 @@ async fn copy_back(
         copy::verify(&options, Content::None, control)
     });
     let verified = verified.await.map_err(|error| copying::failed("compare both sides", &error))?;
-    copying::same("copy back all that users changed", &verified)?;
+    let mut undone = undone;
+    if verified.holds_all_of_target() {
+        for name in verified.missing.iter().take(TOLD_MAX) {
+            undone = undone
+                .and(format!("{name} came into {} since the cutover, and stays", folders.source.display()));
+        }
+    } else {
+        copying::same("copy back all that users changed", &verified)?;
+    }
     Ok(undone
         .and(format!(
             "what users changed on the new server is in {}: {} entries new, {} changed, {} removed ({written} written)",
@@ -245,7 +253,15 @@ async fn take_down(
             }
         }
     }
-    if fs::read_to_string(&unit).is_ok_and(|text| is_ours(&text)) {
+    let has_unit = fs::read_to_string(&unit).is_ok_and(|text| is_ours(&text));
+    if has_unit && kept.manifest().exists() && mounter.mounted(&mount)?.is_none() && !traffic_was_routed(cx) {
+        undone = undone.but(format!(
+            "{} is not mounted: what was copied stays on {}; remove it there by hand, and give the export its owner and mode again",
+            mount.display(),
+            config.export
+        ));
+    }
+    if has_unit {
         mounter.stop(&unit).await?;
         undone = undone.and(format!("{} is unmounted and its unit removed", mount.display()));
     }
