@@ -188,6 +188,25 @@ async fn verify_reads_the_world_again() {
 }
 
 #[tokio::test]
+async fn a_service_that_systemd_is_just_starting_again_is_waited_for() {
+    let lab = Lab::new(Form::Quadlet).await;
+    prepare(&lab).await.unwrap();
+    apply(&lab).await.unwrap();
+    lab.systemd().active = "activating";
+    let (verdict, ()) = tokio::join!(verify(&lab), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        lab.systemd().active = "active";
+    });
+    assert!(matches!(verdict, Verdict::Holds { .. }), "{verdict:?}");
+
+    lab.systemd().active = "activating";
+    let Verdict::Broken { why, .. } = verify(&lab).await else {
+        panic!("it never comes, and that goes unnoticed")
+    };
+    assert!(why.contains("is activating"), "{why}");
+}
+
+#[tokio::test]
 async fn a_start_that_was_cut_off_is_finished() {
     let lab = Lab::new(Form::Unit).await;
     prepare(&lab).await.unwrap();
