@@ -344,12 +344,13 @@ fn plan(dir: &std::path::Path, script: &Script) -> Plan {
 struct Lab {
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
+    clock: Arc<LateClock>,
 }
 
 impl Lab {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        Lab { dir: tempfile::tempdir().unwrap(), runtime }
+        Lab { dir: tempfile::tempdir().unwrap(), runtime, clock: Arc::default() }
     }
 
     /// Starts at `records`, dies at append `dies_at` if given. Answers the finish unless it died, and what was durable then.
@@ -372,7 +373,7 @@ impl Lab {
             Arc::new(steps),
             Arc::new(NoSecrets),
             Arc::new(Deaf),
-            Arc::new(LateClock::default()),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
         )
         .unwrap();
         let (_keep, mut commands) = tokio::sync::mpsc::channel(1);
@@ -596,6 +597,15 @@ fn while_the_new_server_may_live_the_source_is_not_started_again() {
     assert!(!data.is_empty(), "the data were put back under the new server");
 }
 
+/// The calls that were rolled back, in their order.
+fn undone(records: &[Record]) -> Vec<String> {
+    let undone = records.iter().filter_map(|record| match &record.event {
+        Event::Intent { step, op: Op::Rollback, of: Some(of), .. } => Some(format!("{step} {of}")),
+        _ => None,
+    });
+    undone.collect()
+}
+
 #[test]
 fn while_the_data_are_not_back_the_source_is_not_started_and_what_holds_them_stays() {
     let lab = Lab::new();
@@ -604,12 +614,27 @@ fn while_the_data_are_not_back_the_source_is_not_started_and_what_holds_them_sta
         rollback_fails: Some(("storage", Op::Apply)),
         ..Script::default()
     };
-    let (finish, world, _) = lab.run_killed(&script, &[]);
-    let Finish::Waiting(stop) = finish else { panic!("{finish:?}") };
+    let world = Arc::new(Mutex::new(World::new()));
+    let (finish, records) = lab.run(&script, &world, &Arc::default(), vec![], None);
+    let Some(Finish::Waiting(stop)) = finish else { panic!("{finish:?}") };
+    let world = world.lock().unwrap().clone();
     assert!(!world.target_runs && !world.source_runs && !world.two_connects);
     assert!(stop.why.contains("data that are not put back"), "{}", stop.why);
-    let kept: Vec<_> = world.things.keys().filter(|key| key.starts_with("storage")).collect();
-    assert!(kept.iter().any(|key| key.contains("prepare") || key.contains("one")), "{kept:?}");
+    let undone = undone(&records);
+    assert!(undone.contains(&"storage apply".into()), "{undone:?}");
+    for stays in ["storage prepare", "stop apply"] {
+        assert!(!undone.contains(&stays.into()), "{undone:?}");
+    }
+}
+
+#[test]
+fn a_soak_that_nobody_watched_begins_anew() {
+    let lab = Lab::new();
+    let world = Arc::new(Mutex::new(World::new()));
+    let (finish, _) = lab.run(&Script::default(), &world, &Arc::default(), vec![], None);
+    assert!(matches!(finish, Some(Finish::Closed(_))), "{finish:?}");
+    // By the clock it began long ago.
+    assert!(*lab.clock.slept.lock().unwrap() >= Duration::from_secs(1), "it was over at once");
 }
 
 #[test]
@@ -632,16 +657,8 @@ fn users_are_sent_back_only_when_the_source_serves_again() {
     let script = Script { fails: Some(("content", Op::Apply, 0)), ..Script::default() };
     let world = Arc::new(Mutex::new(World::new()));
     let (_, records) = lab.run(&script, &world, &Arc::default(), vec![], None);
-    let undone: Vec<(String, Op)> = records
-        .iter()
-        .filter_map(|record| match &record.event {
-            Event::Intent { step, op: Op::Rollback, of: Some(of), .. } => Some((step.clone(), *of)),
-            _ => None,
-        })
-        .collect();
-    let order: Vec<String> = undone.iter().map(|(step, of)| format!("{step} {of}")).collect();
     assert_eq!(
-        order,
+        undone(&records),
         [
             "route apply",
             "caches apply",
