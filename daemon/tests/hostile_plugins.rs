@@ -7,9 +7,11 @@ mod hosted;
 mod misdeed;
 
 use connect_migrator::host::{
-    CallFailure, CallRequest, ChildLauncher, HostLimits, PluginRef, call, describe,
+    CallFailure, CallRequest, ChildLauncher, HostLimits, Launcher, NotLaunched, PluginRef, Running, Start,
+    StepProcess, Trust, call, describe,
 };
 use connect_migrator_sdk::{LogLevel, Op};
+use futures_util::future::BoxFuture;
 use hosted::{Ear, hostile, invocation, launcher, limits, told};
 use misdeed::Misdeed;
 use serde_json::{Value, json};
@@ -311,4 +313,56 @@ async fn when_the_daemon_is_killed_nothing_goes_on_changing_things() {
     }
     // Each is seen to stand still for 300 ms.
     assert!(killed.elapsed() < Duration::from_secs(2), "they went on for {:?}", killed.elapsed());
+}
+
+/// Starts processes that SIGKILL does not end.
+struct Unkillable(HostLimits, Trust);
+
+struct Hangs;
+
+impl Launcher for Unkillable {
+    fn launch<'a>(&'a self, _: &'a Start) -> BoxFuture<'a, Result<Running, NotLaunched>> {
+        Box::pin(async {
+            let (socket, _closed) = tokio::net::UnixStream::pair().unwrap();
+            Ok(Running { socket, outputs: Vec::new(), process: Box::new(Hangs) })
+        })
+    }
+
+    fn limits(&self) -> &HostLimits {
+        &self.0
+    }
+
+    fn trust(&self) -> &Trust {
+        &self.1
+    }
+}
+
+impl StepProcess for Hangs {
+    fn terminate(&mut self) {}
+
+    fn kill(&mut self) {}
+
+    fn ended(&mut self, _: Duration) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async { None })
+    }
+
+    fn finish(&mut self, _: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_process_cannot_be_killed_has_not_failed_but_still_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let apply = invocation("hostile", Op::Apply, json!({}), folder.path());
+    let launcher = Unkillable(limits(), Trust::default());
+    let (result, _) = told(&launcher, &hostile(), apply, TIMEOUT, CancellationToken::new()).await;
+    let failure = result.unwrap_err();
+    assert!(matches!(failure, CallFailure::StillRuns { .. }), "{failure:?}");
+    assert!(!failure.outcome_is_known());
+    let text = failure.to_string();
+    assert!(
+        text.starts_with("apply of the step `box` (plugin hostile) does not end although it was sent"),
+        "{text}"
+    );
 }

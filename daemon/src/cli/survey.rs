@@ -1,7 +1,7 @@
 //! Calls every step of a runbook that is not being run: what `check` and `plan` have in common.
 
 use super::Exit;
-use crate::engine::{Called, Caller, Note, NoteTaker, Observer};
+use crate::engine::{Called, Caller, Note, NoteTaker, Observer, ended_reading};
 use crate::host::{ChildLauncher, Launcher, TransientLauncher};
 use crate::instance::{self, Assembled, Instance, Plugins};
 use crate::runbook::Runbook;
@@ -62,7 +62,7 @@ pub(super) async fn survey(instance: &Instance, op: Op, steps: StepsRunAs) -> Re
         let taker = NoteTaker::reading(step, Arc::new(Terminal), Arc::new(StoredSecrets));
         let call = Called { number: None, invocation, timeout: plan.timeout(op), next: Vec::new() };
         let made = caller.call(step, call, Arc::new(taker), CancellationToken::new());
-        let result = match made.await {
+        let result = match ended_reading(made.await) {
             Ok(answer) => {
                 facts.extend(facts_of_items(&answer));
                 CallResult::Answered { answer, probed: false }

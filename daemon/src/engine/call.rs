@@ -33,19 +33,33 @@ pub struct NextCall {
     pub call: Called,
 }
 
+/// How a call ended. `Err`, with a sentence: it is not certain that it runs no more, and nothing else may be called before it is.
+pub type Ended = Result<Result<Value, Failure>, String>;
+
+/// How a call ended that only reads: what is left of it is in nobody's way.
+///
+/// # Errors
+/// When it failed, or still runs.
+pub fn ended_reading(ended: Ended) -> Result<Value, Failure> {
+    ended.unwrap_or_else(|why| Err(Failure { why, remedy: String::new(), cancelled: false, crashed: true }))
+}
+
 /// How a call ended that was cut off from the daemon; `None` when that cannot be learnt.
 pub type RealEnd = Option<Result<Value, Failure>>;
 
 /// Makes calls: through the step host in the daemon, on simulated steps in tests.
 pub trait Caller: Send + Sync {
     /// Makes one call. Ends within its time-out, and soon after `cancel`.
+    ///
+    /// # Errors
+    /// See [`Ended`]; only for calls that change things.
     fn call<'a>(
         &'a self,
         step: &'a super::PlannedStep,
         call: Called,
         listener: Arc<dyn Listener>,
         cancel: CancellationToken,
-    ) -> BoxFuture<'a, Result<Value, Failure>>;
+    ) -> BoxFuture<'a, Ended>;
 
     /// Waits for the end of a call that an earlier run made and that was cut off from it. After this, it runs no more. Until then
     /// it records and asks as if this run had made it.

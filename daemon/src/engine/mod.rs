@@ -9,7 +9,7 @@ mod run;
 mod simulation;
 mod window;
 
-pub use call::{Called, Caller, NextCall, NoteTaker, RealEnd, Secrets};
+pub use call::{Called, Caller, Ended, NextCall, NoteTaker, RealEnd, Secrets, ended_reading};
 pub use decide::{Next, next};
 pub use findings::{StepFindings, findings, has_blocker};
 pub use plan::{Plan, PlannedStep};

@@ -1,6 +1,6 @@
 //! Carries out what [`next`] decides, until there is nothing more to do.
 
-use super::call::{Called, Caller, Journal, NextCall, NoteTaker, Secrets, SharedJournal};
+use super::call::{Called, Caller, Journal, NextCall, NoteTaker, Secrets, SharedJournal, ended_reading};
 use super::decide::{Next, broken, next};
 use super::plan::Plan;
 use super::window::windows;
@@ -30,7 +30,7 @@ pub enum EngineError {
     /// The folder of a step could not be made.
     #[error("could not make the folder {0} of a step: {1}; check that the disk is not full or read-only")]
     StepDir(std::path::PathBuf, std::io::Error),
-    /// A call of an earlier start may still be changing things.
+    /// A call may still be changing things: nothing else was done. The next start waits for its end.
     #[error("{0}")]
     StillRuns(String),
     /// There is no migration to go on with.
@@ -345,8 +345,10 @@ impl Engine {
         let next = self.next_if_all_goes_well(place, op, number);
         let call = Called { number: Some(number), invocation, timeout: self.plan.timeout(op), next };
         let made = caller.call(&step, call, listener, cancel.clone());
-        let result = self.attend(made, op, &cancel, commands).await;
-        self.ended(number, result)
+        match self.attend(made, op, &cancel, commands).await {
+            Ok(result) => self.ended(number, result),
+            Err(why) => Err(EngineError::StillRuns(why)),
+        }
     }
 
     /// The first try of a call of this step, as things stand now.
@@ -562,7 +564,7 @@ impl Engine {
             if self.park || self.rollback {
                 return None;
             }
-            let failure = match result {
+            let failure = match ended_reading(result) {
                 Ok(answer) => broken(&answer),
                 Err(failure) => Some(failure),
             };

@@ -55,6 +55,8 @@ impl World {
 struct Script {
     /// This call fails, after this many of its changes.
     fails: Option<(&'static str, Op, usize)>,
+    /// This call cannot be killed when its time is over, and goes on.
+    hangs: Option<(&'static str, Op)>,
     /// This rollback fails.
     rollback_fails: Option<(&'static str, Op)>,
     /// This check is a blocker.
@@ -87,6 +89,8 @@ struct Left {
     waiting: BTreeMap<u64, Invocation>,
     /// Those that were begun at all.
     begun: BTreeSet<u64>,
+    /// The one that hung.
+    hung: Option<u64>,
 }
 
 struct Steps {
@@ -190,9 +194,17 @@ impl Caller for Steps {
         call: Called,
         listener: Arc<dyn Listener>,
         _cancel: CancellationToken,
-    ) -> BoxFuture<'a, Result<Value, Failure>> {
+    ) -> BoxFuture<'a, Ended> {
         Box::pin(async move {
             self.left.lock().unwrap().begun.extend(call.number);
+            if self.script.hangs == Some((call.invocation.step.as_str(), call.invocation.op)) {
+                let (mut left, number) = (self.left.lock().unwrap(), call.number.unwrap());
+                if left.hung.is_none() {
+                    left.hung = Some(number);
+                    left.waiting.insert(number, call.invocation);
+                    return Err("it hangs in the kernel".into());
+                }
+            }
             let result = self.answer(&call.invocation, listener.as_ref());
             if let Some(number) = call.number.filter(|_| call.invocation.op.changes()) {
                 let mut left = self.left.lock().unwrap();
@@ -204,7 +216,7 @@ impl Caller for Steps {
                     _ => drop(left.outcomes.insert(number, result.clone())),
                 }
             }
-            result
+            Ok(result)
         })
     }
 
@@ -221,7 +233,7 @@ impl Caller for Steps {
             if let Some(invocation) = waiting {
                 // It records for the new daemon what the old one did not acknowledge, and goes on.
                 let call = Called { invocation, ..call };
-                return Ok(Some(self.call(step, call, listener, cancel).await));
+                return self.call(step, call, listener, cancel).await.map(Some);
             }
             let left = self.left.lock().unwrap();
             let end = left.outcomes.get(&number).cloned();
@@ -597,6 +609,26 @@ fn while_the_new_server_may_live_the_source_is_not_started_again() {
     assert!(!data.is_empty(), "the data were put back under the new server");
 }
 
+#[test]
+fn nothing_is_done_beside_a_call_that_cannot_be_ended_and_its_real_end_is_learnt() {
+    for hangs in [("storage", Op::Prepare), ("container", Op::Apply), ("route", Op::Apply)] {
+        let lab = Lab::new();
+        let script = Script { hangs: Some(hangs), ..Script::default() };
+        let (world, left) = (Arc::new(Mutex::new(World::new())), Arc::default());
+        let (finish, records) = lab.run(&script, &world, &left, vec![], None);
+        assert_eq!(finish, None, "the run went on");
+        let last = records.last().map(|record| &record.event);
+        let Some(Event::Intent { step, op, .. }) = last else { panic!("{last:?}") };
+        assert_eq!((step.as_str(), *op), hangs);
+        let (finish, records) = lab.run(&script, &world, &left, records, None);
+        assert_eq!(finish, Some(Finish::Closed(End::Committed)));
+        let calls = records.iter().filter(
+            |record| matches!(&record.event, Event::Intent { step, op, .. } if (step.as_str(), *op) == hangs),
+        );
+        assert_eq!(calls.count(), 1, "{hangs:?} was called again although it had gone on");
+    }
+}
+
 /// The calls that were rolled back, in their order.
 fn undone(records: &[Record]) -> Vec<String> {
     let undone = records.iter().filter_map(|record| match &record.event {
@@ -624,6 +656,35 @@ fn while_the_data_are_not_back_the_source_is_not_started_and_what_holds_them_sta
     assert!(undone.contains(&"storage apply".into()), "{undone:?}");
     for stays in ["storage prepare", "stop apply"] {
         assert!(!undone.contains(&stays.into()), "{undone:?}");
+    }
+}
+
+#[test]
+fn while_the_source_does_not_serve_users_are_not_sent_back_to_it() {
+    for fails in ["stop", "storage", "container"] {
+        let lab = Lab::new();
+        let script = Script {
+            fails: Some(("route", Op::Apply, 1)),
+            rollback_fails: Some((fails, Op::Apply)),
+            ..Script::default()
+        };
+        let world = Arc::new(Mutex::new(World::new()));
+        let (finish, records) = lab.run(&script, &world, &Arc::default(), vec![], None);
+        let Some(Finish::Waiting(stop)) = finish else { panic!("{fails}: {finish:?}") };
+        assert!(stop.why.contains("`route` still sends users away"), "{}", stop.why);
+        let undone = undone(&records);
+        assert!(undone.contains(&"route apply".into()), "{undone:?}");
+        for stays in ["route enter-window", "route prepare"] {
+            assert!(!undone.contains(&stays.into()), "{fails}: {undone:?}");
+        }
+        assert_eq!(world.lock().unwrap().get("route").as_deref(), Some("maintenance"), "{fails}");
+
+        // The operator mended it, and asks for rollback again.
+        let mended = Script { rollback_fails: None, ..script };
+        let (finish, _) = lab.run(&mended, &world, &Arc::default(), records, None);
+        assert!(matches!(&finish, Some(Finish::Closed(End::RolledBack { .. }))), "{finish:?}");
+        let world = world.lock().unwrap();
+        assert!(world.source_runs && !world.target_runs && !world.two_connects && world.things.is_empty());
     }
 }
 

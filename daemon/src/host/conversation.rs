@@ -441,7 +441,14 @@ impl<'a> Conversation<'a> {
     async fn close(mut self, end: End) -> Result<Value, CallFailure> {
         let mut result = self.settle(end).await;
         if !self.process.finish(self.limits.exit_grace).await {
-            self.teller.log(LogLevel::Error, "the step host was killed and is still there".into()).await;
+            match &result {
+                // It has said how it ended, and what it leaves behind is no longer part of it.
+                Ok(_) | Err(CallFailure::Step(_) | CallFailure::Refused { .. }) => {
+                    let left = "what the step leaves behind was killed and is still there";
+                    self.teller.log(LogLevel::Error, left.into()).await;
+                }
+                Err(_) => result = Err(CallFailure::StillRuns { call: self.call.clone() }),
+            }
         }
         if let Some(outputs) = self.outputs.take() {
             for line in outputs.rest().await {

@@ -40,6 +40,11 @@ pub enum CallFailure {
         /// For how long.
         ignored_for: Duration,
     },
+    /// It was killed before it answered, and its process is still there: what it changes may still change.
+    StillRuns {
+        /// What was called.
+        call: String,
+    },
     /// The step host said something that it must not say.
     Protocol {
         /// What was called.
@@ -94,6 +99,7 @@ impl CallFailure {
             | CallFailure::Crashed { .. }
             | CallFailure::TimedOut { .. }
             | CallFailure::IgnoredCancel { .. }
+            | CallFailure::StillRuns { .. }
             | CallFailure::Protocol { .. }
             | CallFailure::Silent { .. } => false,
         }
@@ -119,6 +125,9 @@ impl CallFailure {
             }
             CallFailure::IgnoredCancel { call, ignored_for } => {
                 format!("{call} did not end within {} when asked to, and was killed", Spoken(*ignored_for))
+            }
+            CallFailure::StillRuns { call } => {
+                format!("{call} does not end although it was sent SIGKILL: its process hangs in the kernel")
             }
             CallFailure::Protocol { call, what } => {
                 format!("{call} broke the protocol between daemon and step host: it sent {what}")
@@ -152,6 +161,11 @@ impl CallFailure {
                     .into()
             }
             CallFailure::IgnoredCancel { .. } => "see in the log of this run what it was busy with".into(),
+            CallFailure::StillRuns { .. } => {
+                "see `systemctl list-units 'connect-migrator-step-*'` and mend what it hangs on (a mount, a disk); nothing else is done \
+                 before it has ended"
+                    .into()
+            }
             CallFailure::TooLarge { .. } => "report this with the runbook; nothing was changed by this call".into(),
             CallFailure::NotStarted { .. } => {
                 "look whether the package is complete and the machine has memory and processes to spare".into()

@@ -1,6 +1,6 @@
 //! Calls through the step host.
 
-use crate::engine::{Called, Caller, PlannedStep, RealEnd};
+use crate::engine::{Called, Caller, Ended, PlannedStep, RealEnd};
 use crate::host::{
     self, AheadLauncher, CallFailure, CallKey, CallRequest, Launcher, Listener, Seat, TransientLauncher,
     outcome_found,
@@ -139,7 +139,10 @@ impl HostCaller {
             // It ended without a word to us, perhaps because we came too late.
             None
             | Some(Err(
-                CallFailure::Crashed { .. } | CallFailure::Protocol { .. } | CallFailure::Silent { .. },
+                CallFailure::Crashed { .. }
+                | CallFailure::Protocol { .. }
+                | CallFailure::Silent { .. }
+                | CallFailure::StillRuns { .. },
             )) => match outcome_found(&seat.folder, &key) {
                 Ok(Some(answer)) => Some(answered(step, &key, answer)),
                 Ok(None) => None,
@@ -192,8 +195,14 @@ impl Caller for HostCaller {
         call: Called,
         listener: Arc<dyn Listener>,
         cancel: CancellationToken,
-    ) -> BoxFuture<'a, Result<Value, Failure>> {
-        Box::pin(async move { self.make(step, call, listener, cancel).await.map_err(failure) })
+    ) -> BoxFuture<'a, Ended> {
+        Box::pin(async move {
+            let changes = call.invocation.op.changes();
+            match self.make(step, call, listener, cancel).await {
+                Err(still @ CallFailure::StillRuns { .. }) if changes => Err(still.to_string()),
+                result => Ok(result.map_err(failure)),
+            }
+        })
     }
 
     fn await_end<'a>(

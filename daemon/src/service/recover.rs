@@ -49,6 +49,7 @@ impl RecoverError {
                 | CallFailure::TimedOut { .. }
                 | CallFailure::Crashed { .. }
                 | CallFailure::NotStarted { .. }
+                | CallFailure::StillRuns { .. }
         )
     }
 }

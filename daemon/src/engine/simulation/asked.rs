@@ -33,7 +33,7 @@ impl Caller for Slow {
         call: Called,
         listener: Arc<dyn Listener>,
         cancel: CancellationToken,
-    ) -> BoxFuture<'a, Result<Value, Failure>> {
+    ) -> BoxFuture<'a, Ended> {
         Box::pin(async move {
             if step.id == "container" && call.invocation.op == Op::Apply {
                 tokio::time::sleep(Duration::from_millis(50)).await;
