@@ -195,6 +195,7 @@ fn back(plan: &Plan, view: &View) -> Next {
     // Why the source must not be started, if it must not.
     let mut source_stays_off: Option<&str> = None;
     let mut target_may_live = false;
+    let mut source_is_down = false;
     let mut not_undone = BTreeSet::new();
     for (place, spot) in plan.program.iter().enumerate().rev() {
         if !matches!(spot.op, Op::Prepare | Op::EnterWindow | Op::Apply) {
@@ -212,6 +213,13 @@ fn back(plan: &Plan, view: &View) -> Next {
             && let Some(why) = source_stays_off
         {
             failures.push(format!("`{}` was left as it is, {why}", step.id));
+            source_is_down = true;
+            continue;
+        }
+        // Users are not sent to what does not serve; and what sends them away, such as a page, was prepared.
+        if spot.op == Op::EnterWindow && source_is_down {
+            failures.push(format!("`{}` still sends users away, as the source does not serve", step.id));
+            not_undone.insert(spot.step);
             continue;
         }
         // What it prepared holds what could not be put back; and what the new one may still write to is not put back under it.
@@ -242,6 +250,7 @@ fn back(plan: &Plan, view: &View) -> Next {
                 let remedy = if failure.remedy.is_empty() { "" } else { "; " };
                 failures
                     .push(format!("`{}` ({}): {}{remedy}{}", step.id, spot.op, failure.why, failure.remedy));
+                source_is_down |= spot.op == Op::Apply && step.info.role == Role::StopsSource;
                 if spot.op == Op::Apply && step.info.role == Role::StartsTarget {
                     target_may_live = true;
                     source_stays_off = Some("so that not two Connects run");

@@ -11,6 +11,10 @@ pub(super) const ALL: &[Scenario] = &[
     one_with_all("the container never gets healthy: rolled back", never_healthy),
     one_with_all("the container reports another version: rolled back", other_version),
     one_with_all("nginx -t fails inside the window: rolled back", nginx),
+    one_with_all(
+        "the old server does not start again: users keep the page, a reboot resumes nothing, and the operator ends it",
+        source_does_not_start,
+    ),
     one("a plugin crashes in the window: rolled back", crash),
     one_or_each("docker dies in the window: rolled back once it is there again", docker_dies),
 ];
@@ -92,6 +96,31 @@ fn crash(lab: &Lab) -> Tried {
             .to_owned();
     let runbook = Runbook { after_container, ..Runbook::default() };
     rolls_back(lab, &runbook, "crash", "SIGABRT").map(drop)
+}
+
+fn source_does_not_start(lab: &Lab) -> Tried {
+    lab.write_runbook(&Runbook::that_waits().text())?;
+    ensure!(lab.start_migration()?, "it did not start");
+    lab.wait_soak()?;
+    let program = "/opt/rstudio-connect/bin/connect";
+    lab.must(&format!("chmod a-x {program}"))?;
+    lab.must("connect-migrator rollback prod --yes --no-wait")?;
+    let status = lab.wait_standing("waiting")?;
+    let why = status.get("waits").and_then(Value::as_str).unwrap_or_default();
+    ensure!(
+        why.contains("`stop` (apply)") && why.contains("`route` still sends users away"),
+        "it waits for the operator with: {why}"
+    );
+    lab.wait_for("the daemon to end", "! systemctl is-active -q connect-migrator@prod")?;
+    let armed = lab.ask("systemctl is-enabled connect-migrator@prod")?;
+    ensure!(armed == "disabled", "what waits for an operator would be resumed by a reboot: {armed}");
+    let page = lab.ask("curl -s -m 5 -o /dev/null -w '%{http_code}' http://connect.example.com/")?;
+    ensure!(page == "503", "users see {page} and not the maintenance page");
+
+    lab.must(&format!("chmod a+x {program}"))?;
+    lab.must("connect-migrator rollback prod --yes")?;
+    lab.wait_standing("rolled-back")?;
+    lab.assert_as_before()
 }
 
 fn docker_dies(lab: &Lab) -> Tried {
