@@ -355,6 +355,40 @@ async fn a_server_that_leaves_a_question_unanswered_is_asked_again_and_broken_on
     assert!(matches!(verdict, Verdict::Holds { .. }), "{verdict:?}");
 }
 
+/// What the engine says of a container that ended and that it is about to start again.
+fn is_being_started_again(host: &Host) {
+    host.engine.state().container.as_mut().unwrap()["State"] = json!({ "Running": true, "Restarting": true });
+}
+
+#[tokio::test]
+async fn a_container_that_the_engine_is_just_starting_again_is_waited_for() {
+    let mut host = Host::new(Kind::Docker).await;
+    prepare(&host).await.unwrap();
+    apply(&host).await.unwrap();
+    let serves = || Some((Some("2026.03.1"), None));
+    // Longer than `answer-timeout`, which is 1 s here.
+    host.settings["start-timeout"] = json!("60s");
+    is_being_started_again(&host);
+    host.engine.serve(None);
+    let (verdict, ()) = tokio::join!(verify(&host), async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        host.engine.state().container.as_mut().unwrap()["State"] =
+            json!({ "Running": true, "StartedAt": jiff::Timestamp::now().to_string() });
+        // Its engine has started it, Connect in it is not there yet.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        host.engine.serve(serves());
+    });
+    assert!(matches!(verdict, Verdict::Holds { .. }), "{verdict:?}");
+
+    host.settings["start-timeout"] = json!("1s");
+    is_being_started_again(&host);
+    host.engine.serve(None);
+    let Verdict::Broken { why, .. } = verify(&host).await else {
+        panic!("it never comes, and that goes unnoticed")
+    };
+    assert!(why.contains("does not answer"), "{why}");
+}
+
 #[tokio::test]
 async fn an_engine_that_leaves_a_call_unanswered_is_not_waited_for_beyond_the_setting_that_the_error_names() {
     let calls = [
