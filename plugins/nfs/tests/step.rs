@@ -438,6 +438,20 @@ async fn rolled_back_after_users_came_without_the_export_it_refuses() {
 }
 
 #[tokio::test]
+async fn rolled_back_without_the_export_before_users_came_it_tells_what_stays_there() {
+    let house = House::new();
+    let config = fs::read(house.at("connect.gcfg")).unwrap();
+    house.prepare().await;
+    house.apply().await.unwrap();
+    house.mounter.mounted.store(false, SeqCst);
+    let undone = house.roll_back(false).await.unwrap();
+    let [left] = undone.left.as_slice() else { panic!("{undone:?}") };
+    assert!(left.contains("what was copied stays on nas:/export/connect"), "{left}");
+    assert_eq!(fs::read(house.at("connect.gcfg")).unwrap(), config);
+    assert_eq!(fs::read_dir(house.at("units")).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn what_is_left_out_stays_out_of_copy_and_comparison() {
     let mut house = House::new();
     house.settings.leave_out = vec!["packrat".into()];
