@@ -7,6 +7,7 @@ use connect_migrator_scenarios::bench;
 use connect_migrator_scenarios::lab::{self, Lab, Tried};
 use connect_migrator_scenarios::local;
 use connect_migrator_scenarios::scenario::{self, Choice};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -55,6 +56,9 @@ struct Arguments {
     /// Only the benches; with `--only window`, `relocation`, `step` or `rebuild` one of them
     #[arg(long)]
     bench: bool,
+    /// Install this .deb of ours in the machines, such as one that `cargo pack release` made, and not what is built now
+    #[arg(long, value_name = "FILE")]
+    package: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -70,8 +74,11 @@ fn main() -> ExitCode {
 
 fn ci(arguments: &Arguments) -> Tried<bool> {
     let began = Instant::now();
-    let only_machine =
-        arguments.only_machine || arguments.bench || arguments.scene || !arguments.only.is_empty();
+    let only_machine = arguments.only_machine
+        || arguments.package.is_some()
+        || arguments.bench
+        || arguments.scene
+        || !arguments.only.is_empty();
     if !only_machine {
         host::install(&missing(), |line| println!("{line}"))?;
         pure()?;
@@ -79,14 +86,19 @@ fn ci(arguments: &Arguments) -> Tried<bool> {
     if arguments.no_machine {
         return Ok(true);
     }
+    let package = arguments.package.as_ref().map(|path| {
+        path.canonicalize().map_err(|error| format!("could not find the package {}: {error}", path.display()))
+    });
+    let package = package.transpose()?;
     host::require(|line| println!("{line}"))?;
     // The machines are made while the compiler is at work.
-    let artifacts = std::thread::scope(|scope| {
+    let mut artifacts = std::thread::scope(|scope| {
         let machines = scope.spawn(|| lab::booted(arguments.suite));
         let artifacts = artifacts::build();
         machines.join().map_err(|_| "making the machine went wrong")??;
         Tried::Ok(artifacts?)
     })?;
+    artifacts.package = package.unwrap_or(artifacts.package);
     if arguments.scene {
         let suite = arguments.suite.map_or_else(|| Suite::best_for_host().map(|best| best.suite), Ok)?;
         let snapshot = if arguments.only.iter().any(|name| name == "local") {
@@ -159,7 +171,7 @@ fn missing() -> Vec<&'static str> {
         path.split(':')
             .map(Into::into)
             .chain(postgres.map(|entry| entry.path().join("bin")))
-            .any(|dir: std::path::PathBuf| dir.join(program).exists())
+            .any(|dir: PathBuf| dir.join(program).exists())
     };
     TEST_PACKAGES.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
 }
