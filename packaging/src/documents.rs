@@ -1,16 +1,26 @@
-//! Man pages and completions from the command's own definitions; the catalog from the table of events.
+//! Man pages and completions from the command's own definitions, the pages that are prose beside them; the catalog from the table of
+//! events.
 
-use super::failure::{Failure, Tried, output, write};
+use super::failure::{Failure, Tried, output, read, write};
+use super::workspace;
 use clap_complete::Shell;
 use connect_migrator::cli;
 use connect_migrator::systemd::journal::catalog;
 use std::path::Path;
 use std::process::Command;
 
+/// The pages that are written by hand, in `packaging/man`.
+const PROSE: [&str; 2] = ["connect-migrator.toml.5", "connect-migrator-plugins.7"];
+
 /// Writes all of them below `share`. The same code makes the same bytes.
 pub fn write_all(share: &Path) -> Tried {
     write(&share.join(catalog::FILE), catalog::text().as_bytes())?;
-    for (name, page) in pages()? {
+    let prose = PROSE.iter().map(|name| {
+        let text = read(&workspace().join("packaging/man").join(name))?;
+        Ok(((*name).to_owned(), text.into_bytes()))
+    });
+    let prose: Vec<_> = prose.collect::<Tried<_>>()?;
+    for (name, page) in pages()?.into_iter().chain(prose) {
         let path = share.join("man").join(name);
         write(&path, &page)?;
         // Without name and time: the same page makes the same bytes.
@@ -93,6 +103,17 @@ mod tests {
                 assert!(names.contains(&named.as_str()), "{page} names {named}, which is not there");
             }
         }
+    }
+
+    #[test]
+    fn every_page_of_prose_is_shipped() {
+        let listed = std::fs::read_dir(workspace().join("packaging/man")).unwrap();
+        let mut listed: Vec<_> =
+            listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        listed.sort();
+        let mut shipped = PROSE.to_vec();
+        shipped.sort_unstable();
+        assert_eq!(listed, shipped);
     }
 
     #[test]
