@@ -98,11 +98,11 @@ fn in_file(path: &Path, host: &str, repository: &str) -> Option<Login> {
 }
 
 fn fits(key: &str, host: &str, full: &str) -> bool {
-    // docker writes its hub as an old address.
-    if host == "docker.io" && key.contains("index.docker.io") {
+    let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    // docker writes its hub as an old address. Below it lies what is no password: the tokens of a login by browser.
+    if host == "docker.io" && matches!(bare, "index.docker.io" | "index.docker.io/v1") {
         return true;
     }
-    let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     bare == host || full == bare || full.strip_prefix(bare).is_some_and(|rest| rest.starts_with('/'))
 }
 
@@ -125,7 +125,11 @@ mod tests {
         );
         let docker = write(
             "config.json",
-            &format!(r#""https://index.docker.io/v1/": {{"auth": "{}"}}, "h:1": {{}}"#, auth("c:4")),
+            &format!(
+                r#""https://index.docker.io/v1/": {{"auth": "{}"}}, "https://index.docker.io/v1/refresh-token": {{"auth": "{}"}}, "h:1": {{}}"#,
+                auth("c:4"),
+                auth("c:refresh")
+            ),
         );
         let files = [dir.path().join("none"), podman, docker];
         let user = |host: &str, repository: &str| {

@@ -245,10 +245,13 @@ struct Inner {
     volumes: Option<BTreeMap<String, serde_json::Value>>,
 }
 
+/// Docker Hub answers with both names; no field may have two.
 #[derive(Deserialize)]
 struct Token {
-    #[serde(default, alias = "access_token")]
-    token: String,
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -485,7 +488,8 @@ impl Repository<'_> {
         let response = self.sorted(response, reference).await?;
         let body = self.body(response, reference, MANIFEST_MAX_BYTES).await?;
         let token: Token = serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))?;
-        Ok(Secret::new(token.token))
+        let token = token.token.or(token.access_token).filter(|token| !token.is_empty());
+        token.map(Secret::new).ok_or_else(|| malformed("it answers without a token".into()))
     }
 
     /// Sorts out every answer but a good one.

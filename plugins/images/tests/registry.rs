@@ -376,7 +376,11 @@ async fn a_token_is_fetched_with_the_login_and_the_password_goes_nowhere_else() 
                 "{query}"
             );
             return match auth.as_deref() {
-                Some("Basic YW5uOmh1bnRlcjI=") => axum::Json(json!({ "token": "t" })).into_response(),
+                Some("Basic YW5uOmh1bnRlcjI=") => {
+                    // As Docker Hub does, with both names.
+                    axum::Json(json!({ "token": "t", "access_token": "t", "expires_in": 300 }))
+                        .into_response()
+                }
                 _ => said(401, "who are you"),
             };
         }
