@@ -24,13 +24,24 @@ pub fn is_secret(name: &str, value: &str) -> bool {
 #[must_use]
 pub fn redact_value(name: &str, value: &str) -> String {
     let switch = crate::gcfg::parse_bool(value).is_some() || value.is_empty();
-    if looks_secret(name) && !value.starts_with('/') && !switch {
+    let path = value.starts_with('/') && may_name_a_file(name);
+    if looks_secret(name) && !path && !switch {
         return HIDDEN.into();
     }
     redact_urls(value)
 }
 
-/// Hides the password of every `scheme://user:password@host` in a text.
+/// Whether a setting of this name may hold the path of a file with a secret. Of other names a value that begins with `/` is a secret
+/// that happens to.
+fn may_name_a_file(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name == "key"
+        || ["_key", ".key", "sslkey", "file", "path", "dir", "directory", "folder"]
+            .iter()
+            .any(|end| name.ends_with(end))
+}
+
+/// Hides the password of every `scheme://user:password@host` in a text, and those in its query.
 #[must_use]
 pub fn redact_urls(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -41,19 +52,39 @@ pub fn redact_urls(text: &str) -> String {
         let end = after.find([' ', '\t', '\n', '"', '\'']).unwrap_or(after.len());
         let (url, tail) = after.split_at(end);
         // A password may hold `/` or `@` unescaped: the last `@` before the query ends it.
-        let authority = url.find('?').map_or(url, |q| url.split_at(q).0);
+        let (authority, query) = url.find('?').map_or((url, ""), |q| url.split_at(q));
         match (authority.rfind('@'), authority.find(':')) {
             (Some(host), Some(colon)) if colon < host => {
                 shown.push_str(url.get(..colon).unwrap_or_default());
                 shown.push(':');
                 shown.push_str(HIDDEN);
-                shown.push_str(url.get(host..).unwrap_or_default());
+                shown.push_str(authority.get(host..).unwrap_or_default());
             }
-            _ => shown.push_str(url),
+            _ => shown.push_str(authority),
         }
+        shown.push_str(&redact_query(query));
         rest = tail;
     }
     shown.push_str(rest);
+    shown
+}
+
+/// Hides the secrets of `?name=value&…`.
+fn redact_query(query: &str) -> String {
+    let mut shown = String::with_capacity(query.len());
+    for part in query.split_inclusive(['?', '&']) {
+        let end = if part.ends_with(['?', '&']) { part.len() - 1 } else { part.len() };
+        let (pair, mark) = part.split_at(end);
+        match pair.split_once('=') {
+            Some((name, value)) if looks_secret(name) && !value.is_empty() => {
+                // Written with its slashes or with `%2F`.
+                let path = may_name_a_file(name) && (value.starts_with('/') || value.starts_with('%'));
+                shown.extend([name, "=", if path { value } else { HIDDEN }]);
+            }
+            _ => shown.push_str(pair),
+        }
+        shown.push_str(mark);
+    }
     shown
 }
 
@@ -95,19 +126,31 @@ pub fn redact_gcfg(gcfg: &Gcfg) -> String {
             return HIDDEN.into();
         }
     }
-    // Commented-out settings may hold old passwords.
+    // Commented-out settings may hold old passwords, and so may what is said behind a setting.
     shown
         .as_str()
         .split_inclusive('\n')
         .map(|line| {
             let (text, end) = line.split_at(line.trim_end_matches(['\r', '\n']).len());
-            if text.trim_start().starts_with([';', '#']) {
-                format!("{}{end}", redact_line(text))
-            } else {
-                line.to_owned()
-            }
+            let (setting, comment) = text.split_at(comment_at(text));
+            format!("{setting}{}{end}", redact_line(comment))
         })
         .collect()
+}
+
+/// Where the comment of a line begins: at the first `;` or `#` outside of quotes.
+fn comment_at(line: &str) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, letter) in line.char_indices() {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            ';' | '#' if !quoted => return at,
+            _ => {}
+        }
+    }
+    line.len()
 }
 
 #[cfg(test)]
@@ -126,14 +169,40 @@ mod tests {
         assert_eq!(redact_value("URL", "postgres://u@db:5432/connect"), "postgres://u@db:5432/connect");
         assert_eq!(redact_value("Address", "https://connect.example.com"), "https://connect.example.com");
         assert_eq!(redact_value("SecretKeyEnabled", "true"), "true");
+        for name in ["Password", "ClientSecret", "BindPassword", "CONNECT_POSTGRES_PASSWORD", "APIKey"] {
+            assert_eq!(redact_value(name, "/base64+begins/so=="), HIDDEN, "{name}");
+        }
+        for name in ["PasswordFile", "CONNECT_HTTPS_KEY", "SSLKey", "TokenPath"] {
+            assert_eq!(redact_value(name, "/etc/connect/secret"), "/etc/connect/secret", "{name}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_the_query_of_a_url_are_hidden_and_paths_are_not() {
+        for (url, shown) in [
+            (
+                "postgres://db/connect?user=c&password=hunter2&sslmode=require",
+                format!("postgres://db/connect?user=c&password={HIDDEN}&sslmode=require"),
+            ),
+            (
+                "postgres://u:pw@db/c?sslkey=/etc/k.pem&sslpassword=pw",
+                format!("postgres://u:{HIDDEN}@db/c?sslkey=/etc/k.pem&sslpassword={HIDDEN}"),
+            ),
+            ("postgres://db/c?password=", "postgres://db/c?password=".to_owned()),
+            ("https://h/x?a=b&&c", "https://h/x?a=b&&c".to_owned()),
+        ] {
+            assert_eq!(redact_urls(url), shown);
+            assert_eq!(is_secret("URL", url), shown != url);
+        }
     }
 
     #[test]
     fn a_shown_file_keeps_its_lines_and_loses_its_secrets_also_in_comments() {
-        let text = "[Postgres]\nURL = postgres://a:topsecret@h/db ; why\n;Password = topsecret\nPassword = \"topsecret\"\n";
+        let text = "[Postgres]\nURL = postgres://a:topsecret@h/db ; why\n;Password = topsecret\nPassword = \"topsecret\"\n\
+                    Provider = \"a;b\" # was postgres://a:topsecret@h/db\nX = 1 ; Password = topsecret\n";
         let shown = redact_gcfg(&Gcfg::parse(text).unwrap());
         assert!(!shown.contains("topsecret"), "{shown}");
         assert_eq!(shown.lines().count(), text.lines().count());
-        assert!(shown.contains("; why"));
+        assert!(shown.contains("; why") && shown.contains("\"a;b\" # was"), "{shown}");
     }
 }
