@@ -1,5 +1,6 @@
 //! An installation of Connect on this host.
 
+use crate::environment_file;
 use crate::gcfg::{Gcfg, GcfgError, name_of};
 use crate::source_edits::SourceEdits;
 use crate::version::Version;
@@ -188,7 +189,7 @@ impl Installation {
         let gcfg =
             Gcfg::parse(&bytes).map_err(|error| InstallationError::Config { path: path.clone(), error })?;
         let environment = match read_bounded(&places.environment_file) {
-            Ok(bytes) => parse_environment(&String::from_utf8_lossy(&bytes)),
+            Ok(bytes) => environment_file::parse(&String::from_utf8_lossy(&bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(why) => {
                 return Err(InstallationError::Unreadable { path: places.environment_file.clone(), why });
@@ -357,28 +358,6 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other(format!("it is larger than {CONFIG_MAX_BYTES} bytes")));
     }
     Ok(bytes)
-}
-
-/// The variables of a file that systemd reads with `EnvironmentFile=`: one `NAME=value` a line, `#` and `;` comments, optional quotes,
-/// lines joined by a backslash at their end.
-#[must_use]
-pub fn parse_environment(text: &str) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
-    for line in text.replace("\\\r\n", "").replace("\\\n", "").lines() {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        let Some((name, value)) = line.split_once('=') else { continue };
-        let value = value.trim();
-        let bare = ['"', '\'']
-            .iter()
-            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
-            .map(|inner| inner.replace("\\\"", "\"").replace("\\\\", "\\"));
-        variables.insert(name.trim().to_owned(), bare.unwrap_or_else(|| value.to_owned()));
-    }
-    variables
 }
 
 fn environment_drop_ins(unit: &str, dirs: &[PathBuf]) -> Vec<PathBuf> {

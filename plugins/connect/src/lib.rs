@@ -4,6 +4,7 @@
 pub mod api;
 pub mod config_file;
 pub mod container;
+pub mod environment_file;
 pub mod gcfg;
 mod gcfg_scan;
 pub mod installation;
