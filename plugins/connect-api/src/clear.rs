@@ -8,7 +8,8 @@ pub mod purge;
 pub mod tree;
 
 use crate::connection::{Connection, installation};
-use connect_migrator_connect::api::{ApiError, KeyHeader, RuntimeCache};
+use crate::follow::{Backoff, CACHES_AWAY_MAX_SECONDS};
+use connect_migrator_connect::api::{Api, ApiError, KeyHeader, RuntimeCache};
 use connect_migrator_connect::source_edits::kept_in_data_key;
 use connect_migrator_sdk::{Progress, prelude::*};
 use keep::{CACHE_FOLDERS, Frozen, Keep, KeepError};
@@ -19,6 +20,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Settings of `connect-api/clear-caches`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -190,7 +192,7 @@ impl Step for ClearCaches {
 
     async fn apply(config: &Self::Config, cx: &Context) -> Result<Outcome, StepError> {
         let api = config.connection().open(cx).await?;
-        let caches = api.caches().await.map_err(listing)?;
+        let caches = caches_of(&api).await.map_err(listing)?;
         if caches.is_empty() {
             return Ok(Outcome::already_done(format!("{} lists no runtime caches", api.address())));
         }
@@ -373,13 +375,25 @@ async fn put_back(data_dir: &Path, cx: &Context, undone: Undone) -> Result<Undon
     Ok(undone)
 }
 
+/// The caches of a server that may have been started just now, or be busy with its first work.
+async fn caches_of(api: &Api) -> Result<Vec<RuntimeCache>, ApiError> {
+    let mut away = Backoff::default();
+    loop {
+        match api.caches().await {
+            Err(error)
+                if error.is_away() && away.pause(Duration::from_secs(CACHES_AWAY_MAX_SECONDS)).await => {}
+            answer => return answer,
+        }
+    }
+}
+
 /// Without copies the least that can be done: what the new server built must not meet the source's content.
 async fn drop_new(config: &ClearCachesSettings, cx: &Context, undone: Undone) -> Undone {
     let undone = undone
         .and("the source's runtime caches were not kept: its content is built again at the first visit");
     let cleared = async {
         let api = config.connection().open(cx).await?;
-        let caches = api.caches().await.map_err(listing)?;
+        let caches = caches_of(&api).await.map_err(listing)?;
         purge::all(&api, caches, config.cache_timeout_seconds, cx).await
     };
     match cleared.await {

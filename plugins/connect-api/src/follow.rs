@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// How long the server may be away, without one good answer, before that is given up.
 pub const AWAY_MAX_SECONDS: u64 = 120;
+/// How long it may be away when it is asked what caches it has: that is inside the window.
+pub const CACHES_AWAY_MAX_SECONDS: u64 = 15;
 /// How long a task that the server does not know is asked for again: another node, or one that just started, may know it.
 pub const UNKNOWN_MAX_SECONDS: u64 = 3;
 /// The least time between two answers without news, from a server that does not wait.

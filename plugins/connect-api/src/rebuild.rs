@@ -12,10 +12,10 @@ pub mod run;
 pub mod settings;
 pub mod summary;
 
-use crate::follow::Patience;
+use crate::follow::{AWAY_MAX_SECONDS, Backoff, Patience};
 use connect_migrator_connect::version::Version;
 use connect_migrator_sdk::{Progress, prelude::*};
-use items::{Items, Skipped};
+use items::{Items, ItemsError, Skipped};
 use journal::Journal;
 use run::{Limits, Run, RunError};
 use serde::{Deserialize, Serialize};
@@ -102,10 +102,27 @@ impl Step for Rebuild {
         let list_failed = |error: &(dyn std::error::Error + 'static)| {
             StepError::new(format!("list the content of {}", api.address())).because_of(error)
         };
-        let mut skipped = SkippedFile::create(&folder.join("skipped.jsonl")).map_err(|e| list_failed(&e))?;
-        let items = Items::list(&api, config.what, &folder.join("items"), |item| skipped.add(item))
-            .await
-            .map_err(|error| list_failed(&error))?;
+        let listed = async {
+            let mut away = Backoff::default();
+            loop {
+                let mut skipped =
+                    SkippedFile::create(&folder.join("skipped.jsonl")).map_err(|e| list_failed(&e))?;
+                let items =
+                    Items::list(&api, config.what, &folder.join("items"), |item| skipped.add(item)).await;
+                match items {
+                    // A server that users work on may be busy.
+                    Err(ItemsError::Api(error))
+                        if error.is_away() && away.pause(Duration::from_secs(AWAY_MAX_SECONDS)).await => {}
+                    items => {
+                        break Ok::<_, StepError>((items.map_err(|error| list_failed(&error))?, skipped));
+                    }
+                }
+            }
+        };
+        let (items, skipped) = tokio::select! {
+            listed = listed => listed?,
+            () = cx.cancelled() => return Err(StepError::cancelled("list the content")),
+        };
         let skipped = skipped.end().map_err(|error| list_failed(&error))?;
 
         let tried = || format!("build {} content items on {}", items.len(), api.address());

@@ -337,6 +337,19 @@ async fn a_cache_in_use_is_tried_again_and_at_last_named() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_busy_right_after_its_start_is_asked_again() {
+    let scene = Scene::new().await;
+    scene.prepare().await;
+    scene.double.knobs().away = true;
+    let (outcome, ()) = tokio::join!(scene.apply(), async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        scene.double.knobs().away = false;
+    });
+    outcome.unwrap();
+    assert!(!scene.double.seen().deleted.is_empty());
+}
+
+#[tokio::test]
 async fn links_are_kept_as_links_and_never_followed() {
     let scene = Scene::new().await;
     let outside = scene.dir.path().join("outside");

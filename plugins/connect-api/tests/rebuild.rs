@@ -388,6 +388,26 @@ async fn a_server_that_stays_away_ends_the_rebuild_and_one_that_comes_back_does_
 }
 
 #[tokio::test]
+async fn one_item_that_is_never_taken_is_reported_and_is_not_the_end_of_a_server_that_answers() {
+    let scene = Scene::new(1, 3).await;
+    scene.builds("a0", Builds { refuse: Some((503, json!({}))), ..Builds::default() });
+    let tally = run(&scene, limits(1)).await.unwrap();
+    assert_eq!((tally.complete, tally.failed.len()), (2, 1), "{tally:?}");
+    assert!(tally.failed[0].error.contains("503"), "{tally:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_when_its_content_is_listed_is_asked_again() {
+    let scene = Scene::new(2, 3).await;
+    scene.double.knobs().away = true;
+    let (outcome, ()) = tokio::join!(scene.apply(json!({})), async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        scene.double.knobs().away = false;
+    });
+    assert_eq!(outcome.unwrap().details["complete"], json!(3));
+}
+
+#[tokio::test]
 async fn a_build_that_does_not_end_is_given_up_and_not_started_again() {
     let scene = Scene::new(2, 2).await;
     scene.builds("a0", Builds { millis: 600_000, ..Builds::default() });

@@ -74,7 +74,7 @@ pub async fn all(
             results.retain(|earlier| earlier.cache != purged.cache);
             results.push(purged);
         }
-        caches = api.caches().await.map_err(super::listing)?;
+        caches = super::caches_of(api).await.map_err(super::listing)?;
         if caches.is_empty() {
             results.sort_by(|a, b| a.cache.cmp(&b.cache));
             return Ok(results);

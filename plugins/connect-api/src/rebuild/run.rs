@@ -358,7 +358,7 @@ impl<'a> Run<'a> {
             };
             if error.is_away() {
                 if !away.pause(self.limits.patience.away).await {
-                    return self.given_up(error).map(Err);
+                    return self.given_up(error).await.map(Err);
                 }
             } else if error.status() == Some(401) || matches!(error, ApiError::NoEndpoint { .. }) {
                 return Err(error.into());
@@ -370,9 +370,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The server gave no good answer about one item for long. If it gave none to anybody, it is gone.
-    fn given_up(&self, error: ApiError) -> Result<Ended, RunError> {
-        if held(&self.heard).elapsed() >= self.limits.patience.away {
+    /// The server gave no good answer about one item for long. If it gave none to anybody and does not answer at all, it is gone.
+    async fn given_up(&self, error: ApiError) -> Result<Ended, RunError> {
+        let silent = held(&self.heard).elapsed() >= self.limits.patience.away;
+        if silent && self.api.ping().await.is_err() {
             return Err(error.into());
         }
         Ok(Ended::Failed { error: cut(&error.to_string()), again: true })
@@ -412,7 +413,7 @@ impl<'a> Run<'a> {
                 Ok(Some(Ended::Failed { error: error.to_string(), again: false }))
             }
             Err(FollowError::Api(error)) if error.status() == Some(401) => Err(error.into()),
-            Err(FollowError::Api(error)) => self.given_up(error).map(Some),
+            Err(FollowError::Api(error)) => self.given_up(error).await.map(Some),
         }
     }
 }
