@@ -10,6 +10,8 @@ use connect_migrator_connect::version::Version;
 use connect_migrator_images::archive::{ArchiveError, ArchivedImage, inspect};
 use connect_migrator_images::registry::platform;
 use connect_migrator_sdk::{Context, Finding, Progress, Span, StepError};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Reads the file to its end and compares its digests.
 ///
@@ -70,6 +72,12 @@ pub fn version(image: &ArchivedImage) -> Option<Version> {
     image::version_by(|name| label(image, name), tag)
 }
 
+/// What changes when a file is replaced or written to: device, number, size, and when it was changed last.
+fn identity(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.dev(), about.ino(), about.size(), about.ctime(), about.ctime_nsec()))
+}
+
 /// Loads the image unless the engine has it. Answers its id or tag, what the engine knows about it, and whether it was loaded.
 ///
 /// # Errors
@@ -81,6 +89,7 @@ pub async fn load(
     engine: &Engine,
 ) -> Result<(String, ImageInspect, bool), StepError> {
     let cannot = || StepError::new(format!("load the image in {}", file.archive.display()));
+    let before = identity(&file.archive);
     let image =
         look(file).await.map_err(|blocker| cannot().because(&blocker.text).remedy(&blocker.remedy))?;
     // Some engines know an image by its manifest's digest and not by its id; then its tag leads to it.
@@ -101,6 +110,12 @@ pub async fn load(
     tokio::select! {
         () = cx.cancelled() => return Err(StepError::cancelled(format!("load {}", file.archive.display()))),
         done = engine.load(&file.archive, limit.duration(), tell) => done.map_err(EngineError::step)?,
+    }
+    // What was looked at and what was loaded were read one after the other.
+    if before.is_none() || identity(&file.archive) != before {
+        return Err(cannot()
+            .because("the file was replaced or written to while it was read")
+            .remedy("see that nothing copies to it any more, and start again"));
     }
     for name in names() {
         if let Some(about) = engine.image(name).await.map_err(EngineError::step)? {

@@ -1,8 +1,9 @@
 //! Files of ours, written so that a crash leaves either the old or the new one.
 
 use connect_migrator_sdk::StepError;
+use nix::fcntl::OFlag;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,9 +30,7 @@ pub fn folder(path: &Path) -> Result<(), StepError> {
 /// # Errors
 /// When it cannot be written; the old one stands then.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, StepError> {
-    let same = fs::read(path).is_ok_and(|have| have == bytes)
-        && fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o7777 == mode);
-    if same {
+    if is_same(path, bytes, mode).unwrap_or(false) {
         return Ok(false);
     }
     let new = beside(path);
@@ -47,6 +46,19 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, StepError> {
     };
     write().map_err(|error| failed("write", path, &error))?;
     Ok(true)
+}
+
+/// Whether the file is there already. In a folder that others write to, its name may be a pipe, or a link to what never ends.
+fn is_same(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<bool> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.len() != bytes.len() as u64 || about.permissions().mode() & 0o7777 != mode {
+        return Ok(false);
+    }
+    let mut have = Vec::new();
+    file.take(bytes.len() as u64 + 1).read_to_end(&mut have)?;
+    Ok(have == bytes)
 }
 
 /// Makes a symbolic link, or lets an existing one lead elsewhere, in one step.
@@ -132,6 +144,19 @@ mod tests {
         assert!(
             remove_folder(&dir.path().join("a")).unwrap() && !remove_folder(&dir.path().join("a")).unwrap()
         );
+    }
+
+    #[test]
+    fn a_pipe_or_a_link_that_others_put_there_is_replaced_and_never_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("guard");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(write(&path, b"ours", 0o600).unwrap());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(write(&path, b"ours", 0o600).unwrap());
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&path).unwrap(), b"ours");
     }
 
     #[test]

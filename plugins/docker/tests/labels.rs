@@ -284,6 +284,22 @@ async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
 }
 
 #[tokio::test]
+async fn an_archive_that_is_written_to_between_look_and_load_is_refused() {
+    let mut host = Host::new(Kind::Docker).await;
+    host.engine.state().local = false;
+    let archive = save(&host, &config());
+    host.settings["image"] = json!({ "archive": archive, "digest": sha256(config().as_bytes()) });
+    host.engine.state().written_meanwhile = Some(archive);
+    let (settings, cx) = (host.settings(), host.context(Op::Prepare));
+    let error = stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("replaced or written to while it was read"), "{error}");
+    assert!(host.engine.state().container.is_none());
+}
+
+#[tokio::test]
 async fn an_archive_that_is_not_the_right_one_is_a_blocker_and_never_loaded() {
     let other = format!("sha256:{}", "0".repeat(64));
     let elsewhere = config().replace("linux", "plan9");

@@ -10,6 +10,7 @@ use axum::extract::State as Extract;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -52,6 +53,8 @@ pub struct State {
     pub stopped_with: i64,
     pub log: String,
     pub calls: Vec<String>,
+    /// A file that somebody writes to while an image is loaded.
+    pub written_meanwhile: Option<PathBuf>,
     /// Calls whose path ends so are never answered.
     pub silent_at: Option<&'static str>,
     /// Tells the server in the container to serve.
@@ -122,6 +125,7 @@ impl Double {
             stopped_with: 0,
             log: String::new(),
             calls: Vec::new(),
+            written_meanwhile: None,
             silent_at: None,
             serve,
             held: None,
@@ -212,6 +216,9 @@ async fn engine(
             lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response()
         }
         ("POST", ["images", "load"]) => {
+            if let Some(path) = &state.written_meanwhile {
+                std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"more").unwrap();
+            }
             state.local = true;
             axum::Json(json!({ "stream": "Loaded image" })).into_response()
         }
