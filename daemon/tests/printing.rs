@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
+use connect_migrator::state::{SqliteStore, Store};
 use std::process::{Command, Stdio};
 
 #[test]
@@ -33,4 +34,26 @@ fn nobody_who_reads_errors_does_not_change_how_a_command_ends() {
     drop(reader);
     let unread = check().stderr(writer).status().unwrap();
     assert_eq!(unread, read.status);
+}
+
+#[test]
+fn what_cannot_be_written_is_told_by_a_command_that_only_shows() {
+    let root = tempfile::tempdir().unwrap();
+    let state = root.path().join("var/lib/connect-migrator/prod");
+    std::fs::create_dir_all(&state).unwrap();
+    let store = SqliteStore::open(&state.join("state.db")).unwrap();
+    let started = serde_json::json!({"event": "started", "migration": "m", "instance": "prod", "runbook": "", "runbook_digest": "",
+        "plugins": {}, "version": "0", "outline": {"steps": [], "program": []}});
+    store.append(&serde_json::from_value(started).unwrap()).unwrap();
+    let follow = |out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_connect-migrator"));
+        command.args(["status", "prod", "--follow"]).env("CONNECT_MIGRATOR_TEST_ROOT", root.path());
+        command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap()
+    };
+    let full = follow(Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap()));
+    let told = String::from_utf8_lossy(&full.stderr);
+    assert!(full.status.code() == Some(1) && told.contains("could not write"), "{}: {told}", full.status);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert!(follow(Stdio::from(writer)).status.success());
 }

@@ -1,12 +1,14 @@
 //! `connect-migrator rollback`, `commit`, `pause`, `resume` and `abort`: through the daemon if it runs, else by a decision that its next start carries out.
 
 use super::status::{self, Unread};
+use super::tables::shown;
 use super::{Exit, daemon, follow, questions};
 use crate::bus;
+use crate::engine::{NOTHING_TO_ABORT, users_have_moved};
 use crate::instance::Instance;
 use crate::report::{Report, Standing};
 use crate::service::Status;
-use crate::state::{Cause, Decision, Event, InstanceLock, Phase, SqliteStore, Store, View};
+use crate::state::{Cause, Decision, Event, InstanceLock, LockError, Phase, SqliteStore, Store, View};
 use jiff::Timestamp;
 
 /// Parks the run at the next safe point.
@@ -30,7 +32,7 @@ pub(super) async fn resume(instance: &Instance) -> Exit {
         Err(exit) => return exit,
     };
     if let Some(stop) = view.as_ref().and_then(|view| view.stop.as_ref()) {
-        say_line!("It stopped because {}", stop.why);
+        say_line!("It stopped because {}", shown(&stop.why));
     }
     let shows = format!("`connect-migrator status {} --follow` shows it", instance.name());
     // Parked, or waiting: the daemon has ended or is about to, and takes no more commands.
@@ -89,26 +91,22 @@ struct Choice {
     method: &'static str,
     /// What will be done, as things stand.
     question: fn(Option<&View>) -> String,
+    /// Whether it is Connect on the host that is wanted in the end.
+    goes_back: bool,
     /// The event to write down; `Ok(None)`: it is decided already.
     event: fn(&View) -> Result<Option<Event>, String>,
 }
 
 /// Goes back before users work on the new server.
 pub(super) async fn abort(instance: &Instance, yes: bool, wait: bool) -> Exit {
-    let event = |view: &View| {
-        match view.soak_since {
-        Some(_) => Err("users already work on the new server: there is nothing to abort any more; `rollback` goes back to the \
-                        host, `commit` stays in the container"
-            .into()),
-        None => back(view),
-    }
-    };
-    decide(instance, &Choice { method: "Abort", question: questions::rollback, event }, yes, wait).await
+    let event = |view: &View| if users_have_moved(view) { Err(NOTHING_TO_ABORT.into()) } else { back(view) };
+    let choice = Choice { method: "Abort", question: questions::rollback, goes_back: true, event };
+    decide(instance, &choice, yes, wait).await
 }
 
 /// Goes back.
 pub(super) async fn rollback(instance: &Instance, yes: bool, wait: bool) -> Exit {
-    let choice = Choice { method: "Rollback", question: questions::rollback, event: back };
+    let choice = Choice { method: "Rollback", question: questions::rollback, goes_back: true, event: back };
     decide(instance, &choice, yes, wait).await
 }
 
@@ -129,10 +127,12 @@ pub(super) async fn commit(instance: &Instance, yes: bool, wait: bool) -> Exit {
     let event = |view: &View| match &view.decision {
         Some(Decision::Rollback { .. }) => Err("it is being rolled back".into()),
         Some(Decision::Commit { .. }) => Ok(None),
+        None if view.commit_asked => Ok(None),
         None if view.soak_since.is_none() => Err("only a migration in its soak can be committed".into()),
         None => Ok(Some(Event::CommitDecided { by: "operator".into() })),
     };
-    decide(instance, &Choice { method: "Commit", question: questions::commit, event }, yes, wait).await
+    let choice = Choice { method: "Commit", question: questions::commit, goes_back: false, event };
+    decide(instance, &choice, yes, wait).await
 }
 
 async fn decide(instance: &Instance, choice: &Choice, yes: bool, wait: bool) -> Exit {
@@ -164,8 +164,9 @@ async fn decide(instance: &Instance, choice: &Choice, yes: bool, wait: bool) -> 
     if !wait {
         return Exit::Done;
     }
+    let ended = |status: &Status| carried_out(status, choice.goes_back);
     tokio::select! {
-        exit = follow::run(instance, watcher.as_ref(), false, before, carried_out) => exit,
+        exit = follow::to_the_end(instance, watcher.as_ref(), before, ended) => exit,
         why = daemon::standstill(instance, watcher.as_ref()) => Exit::NeedsOperator.because(&why),
     }
 }
@@ -176,17 +177,21 @@ fn is_decided(instance: &Instance, choice: &Choice) -> bool {
 }
 
 /// The exit code once what was decided has been carried out, or needs an operator.
-fn carried_out(status: &Status) -> Option<Exit> {
-    match follow::exit_of(&status.report)? {
-        Exit::RolledBack | Exit::Blocked => Some(Exit::Done),
-        exit => (status.report.standing != Standing::Parked).then_some(exit),
+fn carried_out(status: &Status, goes_back: bool) -> Option<Exit> {
+    match (follow::exit_of(&status.report)?, status.report.standing) {
+        (Exit::RolledBack | Exit::Blocked, _) if goes_back => Some(Exit::Done),
+        (_, Standing::Committed) if goes_back => Some(Exit::Failed),
+        (exit, standing) => (standing != Standing::Parked).then_some(exit),
     }
 }
 
 /// No daemon runs: writes the decision down, and starts the unit, which carries it out.
 async fn decide_alone(instance: &Instance, choice: &Choice) -> Result<(), Exit> {
     let decided = {
-        let _lock = InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::Busy.because(&error))?;
+        let _lock = InstanceLock::take(&instance.state_dir()).map_err(|error| match error {
+            LockError::Held(_) => Exit::Busy.because(&error),
+            LockError::Io(..) => Exit::Unusable.because(&error),
+        })?;
         let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
         let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
         let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);
@@ -233,6 +238,35 @@ fn has_ended_since(before: Option<&View>, now: &View) -> bool {
 mod tests {
     use super::*;
     use crate::state::{End, MayDo, MemoryStore};
+
+    #[test]
+    fn the_exit_code_tells_whether_what_was_asked_for_came_about() {
+        let report = |end: End| {
+            let store = MemoryStore::default();
+            store.append(&started()).unwrap();
+            store.append(&Event::Closed { end }).unwrap();
+            let report = Report::of(&View::of(&store.load().unwrap()), Timestamp::now()).unwrap();
+            Status { report, daemon_runs: false, live: None }
+        };
+        let back = report(End::RolledBack { left: vec![] });
+        let half = report(End::RolledBack { left: vec!["a file".into()] });
+        let there = report(End::Committed);
+        let codes = |goes_back| [&back, &half, &there].map(|status| carried_out(status, goes_back));
+        assert_eq!(codes(true), [Some(Exit::Done), Some(Exit::NeedsOperator), Some(Exit::Failed)]);
+        assert_eq!(codes(false), [Some(Exit::RolledBack), Some(Exit::NeedsOperator), Some(Exit::Done)]);
+    }
+
+    fn started() -> Event {
+        Event::Started {
+            migration: "m".into(),
+            instance: "prod".into(),
+            runbook: String::new(),
+            runbook_digest: String::new(),
+            plugins: std::collections::BTreeMap::new(),
+            version: "0".into(),
+            outline: crate::state::Outline::default(),
+        }
+    }
 
     #[test]
     fn a_start_that_failed_because_all_was_done_meanwhile_is_no_failure() {

@@ -9,7 +9,7 @@ use crate::report::{CallReport, Ended, Report, Standing, may_lines, write_findin
 use crate::service::{Live, Status};
 use connect_migrator_sdk::{Finding, Op};
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// How often a terminal is drawn anew.
@@ -19,19 +19,42 @@ const LINE_EVERY_SECS: u64 = 10;
 /// So many parts has a bar without a length of its own.
 const PARTS: u64 = 1000;
 
-/// Follows until `ended` answers an exit code. `before`: what is known already and not told again.
+/// Follows until `ended` answers an exit code, or until what is shown cannot be written.
 pub(super) async fn run(
     instance: &Instance,
     watcher: Option<&bus::Watcher>,
     json: bool,
+    ended: impl Fn(&Status) -> Option<Exit>,
+) -> Exit {
+    let screen = if json { Screen::Json } else { Screen::for_people() };
+    let gone = |error: &std::io::Error| match error.kind() {
+        // Whoever read this has gone away.
+        ErrorKind::BrokenPipe => Some(Exit::Done),
+        _ => Some(Exit::Failed.because(&format!("could not write to standard output: {error}"))),
+    };
+    on_screen(instance, watcher, screen, None, gone, ended).await
+}
+
+/// The same for what was asked for: what comes of it is waited for and told by the exit code, whether it can be shown or not.
+/// `before`: what is known already and not told again.
+pub(super) async fn to_the_end(
+    instance: &Instance,
+    watcher: Option<&bus::Watcher>,
     before: Option<Status>,
     ended: impl Fn(&Status) -> Option<Exit>,
 ) -> Exit {
-    let mut screen = match (json, std::io::stdout().is_terminal()) {
-        (true, _) => Screen::Json,
-        (false, true) => Screen::Live(Bars::new()),
-        (false, false) => Screen::Lines(None),
-    };
+    on_screen(instance, watcher, Screen::for_people(), before, |_| None, ended).await
+}
+
+/// `unwritten` says whether it is over when nothing can be shown.
+async fn on_screen(
+    instance: &Instance,
+    watcher: Option<&bus::Watcher>,
+    mut screen: Screen,
+    before: Option<Status>,
+    unwritten: impl Fn(&std::io::Error) -> Option<Exit>,
+    ended: impl Fn(&Status) -> Option<Exit>,
+) -> Exit {
     let mut before = before;
     let mut waiting_told = false;
     loop {
@@ -50,9 +73,10 @@ pub(super) async fn run(
                 }
             }
             Some(status) => {
-                if screen.show(before.as_ref(), &status).is_err() {
-                    // Whoever read this has gone away.
-                    return Exit::Done;
+                if let Err(error) = screen.show(before.as_ref(), &status)
+                    && let Some(exit) = unwritten(&error)
+                {
+                    return exit;
                 }
                 if let Some(exit) = ended(&status) {
                     screen.end(&status);
@@ -89,6 +113,10 @@ enum Screen {
 }
 
 impl Screen {
+    fn for_people() -> Self {
+        if std::io::stdout().is_terminal() { Screen::Live(Bars::new()) } else { Screen::Lines(None) }
+    }
+
     fn show(&mut self, before: Option<&Status>, now: &Status) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         match self {

@@ -79,7 +79,7 @@ pub(super) async fn run(instance: &Instance, json: bool, follow: bool) -> Exit {
     // Without a bus there is still the state.
     let watcher = bus::Watcher::of(instance).await.ok();
     if follow {
-        return follow::run(instance, watcher.as_ref(), json, None, follow::ended).await;
+        return follow::run(instance, watcher.as_ref(), json, follow::ended).await;
     }
     let status = match now(instance, watcher.as_ref()).await {
         Ok(status) => status,

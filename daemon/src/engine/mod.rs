@@ -14,4 +14,4 @@ pub use decide::{Next, next};
 pub use findings::{StepFindings, findings, has_blocker};
 pub use plan::{Plan, PlannedStep};
 pub use run::{Clock, Command, Engine, EngineError, Finish, Note, Observer, Reply, WallClock};
-pub use window::{Span, windows};
+pub use window::{NOTHING_TO_ABORT, Span, users_have_moved, windows};

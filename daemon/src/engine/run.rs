@@ -3,7 +3,7 @@
 use super::call::{Called, Caller, Journal, NextCall, NoteTaker, Secrets, SharedJournal, ended_reading};
 use super::decide::{Next, broken, next};
 use super::plan::Plan;
-use super::window::windows;
+use super::window::{NOTHING_TO_ABORT, users_have_moved, windows};
 use crate::runbook::Then;
 use crate::state::{CallResult, Cause, End, Event, Failure, Phase, Stop, Store, StoreError, View};
 use connect_migrator_sdk::{Invocation, LogLevel, Migration, Op, Progress};
@@ -294,11 +294,7 @@ impl Engine {
                 Ok("goes on: the pause was taken back before it parked".into())
             }
             Command::Resume => Ok("runs already".into()),
-            Command::Abort if view.soak_since.is_some() => {
-                Err("users already work on the new server: there is nothing to abort any more; `rollback` goes back to the host, \
-                     `commit` stays in the container"
-                    .into())
-            }
+            Command::Abort if users_have_moved(&view) => Err(NOTHING_TO_ABORT.into()),
             Command::Rollback | Command::Abort => match &view.decision {
                 Some(crate::state::Decision::Commit { .. }) => {
                     Err("it is already committed: there is no way back".into())
@@ -314,11 +310,15 @@ impl Engine {
                 },
             },
             Command::Commit => {
-                if view.soak_since.is_some() && view.decision.is_none() {
-                    self.commit = true;
-                    Ok("commits as soon as one more round of verification holds".into())
-                } else {
+                if view.soak_since.is_none() || view.decision.is_some() {
                     Err("only a migration in its soak can be committed".into())
+                } else {
+                    // As for rollback: a daemon that dies before the round has ended must still know.
+                    let asked = if view.commit_asked { Ok(()) } else { self.append(&Event::CommitAsked) };
+                    self.commit |= asked.is_ok();
+                    asked
+                        .map(|()| "commits as soon as one more round of verification holds".into())
+                        .map_err(|error| error.to_string())
                 }
             }
         };
@@ -481,6 +481,7 @@ impl Engine {
         since: Timestamp,
         commands: &mut mpsc::Receiver<(Command, Reply)>,
     ) -> Result<(), EngineError> {
+        self.commit |= self.journal.with(|view| view.commit_asked);
         let since = since.max(self.clock.now());
         let until = since.saturating_add(self.plan.soak.for_).unwrap_or(Timestamp::MAX);
         let mut strikes = 0;

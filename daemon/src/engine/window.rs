@@ -25,6 +25,17 @@ impl Span {
     }
 }
 
+/// What `abort` is answered when [`users_have_moved`].
+pub const NOTHING_TO_ABORT: &str = "users already work on the new server: there is nothing to abort any more; `rollback` goes back to the \
+                                    host, `commit` stays in the container";
+
+/// Whether the new server has served users: the window has closed with them on it.
+#[must_use]
+pub fn users_have_moved(view: &View) -> bool {
+    let closed = || windows(view).last().is_some_and(|span| span.closed.is_some());
+    view.soak_since.is_some() || view.decision.is_none() && view.routed() && closed()
+}
+
 /// The windows of a migration: none before the stop, one on the way there, one more if it was rolled back after that had closed.
 #[must_use]
 pub fn windows(view: &View) -> Vec<Span> {

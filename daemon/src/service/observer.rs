@@ -293,6 +293,10 @@ fn told(event: &Event, view: &View) -> Option<Told> {
             let remedy = if cause.remedy.is_empty() { String::new() } else { format!("; {}", cause.remedy) };
             tell(ids::ROLLBACK_STARTED, Priority::Warning, format!("rolls back{step}: {}{remedy}", cause.why))
         }
+        Event::CommitAsked => {
+            let told = "an operator asked for the end of the soak: commits as soon as one more round of verification holds";
+            tell(ids::COMMIT_ASKED, Priority::Notice, told.into())
+        }
         Event::CommitDecided { by } => tell(ids::COMMIT_DECIDED, Priority::Notice, format!("commits: {by}")),
         Event::Parked => {
             tell(ids::PARKED, Priority::Notice, "parked; the next start goes on from here".into())

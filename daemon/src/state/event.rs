@@ -82,6 +82,8 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
+    /// An operator asked for the end of the soak: it ends as soon as one more round of verification holds.
+    CommitAsked,
     /// From here on there is no way back.
     CommitDecided {
         /// `operator`, or `the soak time is over`.

@@ -16,6 +16,8 @@ pub struct View {
     pub decision: Option<Decision>,
     /// When the soak began.
     pub soak_since: Option<Timestamp>,
+    /// An operator asked for the end of the soak.
+    pub commit_asked: bool,
     /// The run stopped and waits for an operator.
     pub stop: Option<Stop>,
     /// The last event was a park.
@@ -143,12 +145,14 @@ impl View {
                 self.decision = Some(Decision::Rollback { at: record.at, cause: cause.clone() });
                 self.stop = None;
             }
+            Event::CommitAsked => self.commit_asked = true,
             Event::CommitDecided { by } => {
                 self.decision = Some(Decision::Commit { at: record.at, by: by.clone() });
                 self.stop = None;
             }
             Event::Parked | Event::Unparked => {}
             Event::Stopped { why, may } => {
+                self.commit_asked = false;
                 self.stop = Some(Stop { at: record.at, why: why.clone(), may: may.clone() });
             }
             Event::Resumed => {

@@ -4,16 +4,17 @@ use super::*;
 
 /// Told of each event, and asks when its time has come.
 struct Asks {
+    when: fn(&Event) -> bool,
     commands: tokio::sync::mpsc::Sender<(Command, Reply)>,
-    /// Asked one after the other once the source has been stopped.
+    /// Asked one after the other.
     questions: Mutex<Vec<Command>>,
     answers: Mutex<Vec<tokio::sync::oneshot::Receiver<Result<String, String>>>>,
 }
 
 impl Observer for Asks {
     fn note(&self, note: &Note<'_>) {
-        let Note::Event { event: Event::Intent { step, op: Op::Apply, .. }, .. } = note else { return };
-        if step == "container" {
+        let Note::Event { event, .. } = note else { return };
+        if (self.when)(event) {
             for question in self.questions.lock().unwrap().drain(..) {
                 let (reply, answer) = tokio::sync::oneshot::channel();
                 self.commands.try_send((question, reply)).unwrap();
@@ -60,18 +61,25 @@ struct Asked {
     events: Vec<Event>,
 }
 
+/// Asked once the source has been stopped.
 fn asked_in_the_window(questions: &[Command]) -> Asked {
+    let when =
+        |event: &Event| matches!(event, Event::Intent { step, op: Op::Apply, .. } if step == "container");
+    asked_when(when, &Script::default(), questions)
+}
+
+fn asked_when(when: fn(&Event) -> bool, script: &Script, questions: &[Command]) -> Asked {
     let lab = Lab::new();
-    let script = Script::default();
     let (send, mut commands) = tokio::sync::mpsc::channel(8);
     let asks = Arc::new(Asks {
+        when,
         commands: send,
         questions: Mutex::new(questions.to_vec()),
         answers: Mutex::default(),
     });
     let steps =
         Steps { world: Arc::new(Mutex::new(World::new())), script: script.clone(), left: Arc::default() };
-    let plan = plan(lab.dir.path(), &script);
+    let plan = plan(lab.dir.path(), script);
     let started = started(&plan);
     let store = Arc::new(MemoryStore::default());
     let mut engine = Engine::new(
@@ -123,4 +131,47 @@ fn a_rollback_that_was_promised_during_a_call_is_durable_before_the_call_has_end
         let decided = at(|event| matches!(event, Event::RollbackDecided { .. }));
         assert!(decided < at(|event| matches!(event, Event::Outcome { .. })), "{question:?}: {after:?}");
     }
+}
+
+#[test]
+fn a_commit_that_was_promised_is_durable_and_the_next_daemon_keeps_it() {
+    let script = Script { then: Some(Then::Wait), ..Script::default() };
+    let asked = asked_when(
+        |event| matches!(event, Event::SoakStarted),
+        &script,
+        std::slice::from_ref(&Command::Commit),
+    );
+    assert_eq!(end_of(&asked.finish), &End::Committed);
+    assert!(asked.answers[0].is_ok(), "{:?}", asked.answers);
+    let at = asked.events.iter().position(|event| *event == Event::CommitAsked).unwrap();
+
+    // The daemon died right after its promise; nobody asks again.
+    let store = MemoryStore::default();
+    for event in &asked.events[..=at] {
+        store.append(event).unwrap();
+    }
+    let (lab, world) = (Lab::new(), Arc::new(Mutex::new(World::new())));
+    let records = store.load().unwrap();
+    // What the calls before it changed.
+    for (step, op) in asked.events.iter().filter_map(|event| match event {
+        Event::Intent { step, op, .. } => Some((step, *op)),
+        _ => None,
+    }) {
+        for (key, value) in changes(step, op) {
+            world.lock().unwrap().set(&key, value.as_deref());
+        }
+    }
+    let (finish, _) = lab.run(&script, &world, &Arc::default(), records, None);
+    assert_eq!(finish, Some(Finish::Closed(End::Committed)));
+}
+
+#[test]
+fn what_users_work_on_cannot_be_aborted_and_can_be_rolled_back() {
+    let content =
+        |event: &Event| matches!(event, Event::Intent { step, op: Op::Apply, .. } if step == "content");
+    let asked = asked_when(content, &Script::default(), &[Command::Abort]);
+    assert_eq!(end_of(&asked.finish), &End::Committed);
+    assert_eq!(asked.answers, [Err(NOTHING_TO_ABORT.to_owned())]);
+    let asked = asked_when(content, &Script::default(), &[Command::Rollback]);
+    assert_eq!(end_of(&asked.finish), &End::RolledBack { left: vec![] });
 }
