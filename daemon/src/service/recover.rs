@@ -9,6 +9,9 @@ use crate::state::{Event, Store, StoreError, View};
 use crate::systemd::journal;
 use crate::systemd::units::Units;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use uuid::Uuid;
 
 /// Left in the state directory while the unit is enabled only for the time of the migration.
@@ -139,21 +142,29 @@ pub(super) async fn arm(instance: &Instance, on: bool, teller: &Teller) {
         let units = Units::system().await?;
         if on {
             if units.status(&unit).await?.unit_file_state == "disabled" {
+                // First: a unit that stays enabled begins another migration at the next boot.
+                write_marker(&marker)?;
                 units.enable(&unit).await?;
-                // Without the marker the unit stays enabled, which does no harm: a start finds nothing to do but check.
-                let _ = std::fs::write(&marker, "enabled for the time of the migration\n");
             }
         } else if marker.exists() {
             units.disable(&unit).await?;
-            let _ = std::fs::remove_file(&marker);
+            std::fs::remove_file(&marker)?;
         }
-        Ok::<_, crate::systemd::units::UnitError>(())
+        Ok::<_, Box<dyn std::error::Error>>(())
     };
     if let Err(error) = result.await {
         let what = if on { "enable" } else { "disable" };
         let why = format!("could not {what} {unit} for the time of the migration: {error}");
         teller.aside(journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
     }
+}
+
+/// Durable when it returns.
+fn write_marker(marker: &Path) -> std::io::Result<()> {
+    let mut file = File::create(marker)?;
+    file.write_all(b"enabled for the time of the migration\n")?;
+    file.sync_all()?;
+    marker.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// Whether [`tidy`] was done for this migration, the last thing after its end.
