@@ -13,6 +13,8 @@ impl Report {
         let mut out = String::new();
         // Writing to a String cannot fail.
         let _ = self.write_to(&mut out);
+        // Titles of content are in it, and those who write them must not reach the reader's terminal.
+        out.retain(|letter| letter == '\n' || !letter.is_control());
         out
     }
 

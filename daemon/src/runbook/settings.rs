@@ -81,7 +81,7 @@ fn value(name: &str, from: &DeValue<'_>, places: &mut Places, mistakes: &mut Mis
                 mistakes.push(plain_secret(span, name));
                 return None;
             }
-            if secrets::password_in_url(text).is_some() {
+            if !secrets::passwords_in_url(text).is_empty() {
                 mistakes.push(
                     Diagnostic::new(span, format!("`{}` contains a password", quoted(name)))
                         .label("a password must not stand in a runbook")

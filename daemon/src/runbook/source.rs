@@ -50,7 +50,7 @@ fn path(field: &Field<'_, '_>, mistakes: &mut Mistakes) -> Option<PathBuf> {
 fn url(field: &Field<'_, '_>, mistakes: &mut Mistakes) -> Option<String> {
     let hint = "write where users reach Connect: `url = \"https://connect.example.com\"`";
     let text = field.string(hint, mistakes)?;
-    if super::secrets::password_in_url(text).is_some() {
+    if !super::secrets::passwords_in_url(text).is_empty() {
         mistakes.push(
             Diagnostic::new(field.span.clone(), "`url` contains a password")
                 .label("a password must not stand in a runbook")

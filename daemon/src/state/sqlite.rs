@@ -54,14 +54,15 @@ impl SqliteStore {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =
             Connection::open_with_flags(path, flags).map_err(|error| failed("open", path, &error))?;
-        Self::settle(connection, path, false).map(Some)
+        let store = Self::settle(connection, path, false)?;
+        // A start that was cut off has made the file, and no migration.
+        if store.layout()? == 0 { Ok(None) } else { Ok(Some(store)) }
     }
 
     fn settle(connection: Connection, path: &Path, write: bool) -> Result<Self, StoreError> {
         let fail = |error: rusqlite::Error| failed("open", path, &error);
         connection.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS)).map_err(fail)?;
-        let layout: i64 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
+        let layout = layout_of(&connection).map_err(fail)?;
         if layout > LAYOUT {
             return Err(StoreError {
                 tried: "open",
@@ -84,11 +85,20 @@ impl SqliteStore {
         Ok(SqliteStore { path: path.into(), connection: Mutex::new(connection) })
     }
 
+    fn layout(&self) -> Result<i64, StoreError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        layout_of(&connection).map_err(|error| failed("read", &self.path, &error))
+    }
+
     fn current(connection: &Connection) -> rusqlite::Result<Option<String>> {
         connection
             .query_row("SELECT migration FROM event ORDER BY seq DESC LIMIT 1", [], |row| row.get(0))
             .optional()
     }
+}
+
+fn layout_of(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 impl Store for SqliteStore {
@@ -203,6 +213,16 @@ mod tests {
         let reader = SqliteStore::read(&path).unwrap().unwrap();
         assert_eq!(reader.load().unwrap(), store.load().unwrap());
         assert_eq!(reader.load().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_a_start_was_cut_off_from_holds_no_migration() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        std::fs::write(&path, "").unwrap();
+        assert!(SqliteStore::read(&path).unwrap().is_none());
+        SqliteStore::open(&path).unwrap();
+        assert!(SqliteStore::read(&path).unwrap().unwrap().load().unwrap().is_empty());
     }
 
     #[test]
