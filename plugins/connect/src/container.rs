@@ -4,6 +4,7 @@
 //! serves the same data, what must be mounted, and what a person must look at.
 
 mod database;
+pub use database::database_is_on_loopback;
 mod files;
 mod logging;
 mod profiles;

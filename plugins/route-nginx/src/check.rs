@@ -95,6 +95,16 @@ impl<S: Service> Route<'_, S> {
         }
         let Some(endpoint) = Endpoint::parse(&self.settings.maintenance, None) else { return };
         let Some(address) = endpoint.socket() else { return };
+        if known::upstream(self.settings).is_ok_and(|upstream| upstream.same_place(&endpoint)) {
+            findings.push(Finding::blocker(
+                "maintenance-is-upstream",
+                format!(
+                    "`maintenance` and `upstream` are both {endpoint}: only one of them could listen there"
+                ),
+                "set `maintenance` to another port of a loopback address",
+            ));
+            return;
+        }
         // A page of ours that an earlier migration has left is no hindrance.
         if let Err(error) = can_be_bound(address)
             && self.maintenance_answers(Duration::ZERO).await.is_err()
@@ -190,9 +200,9 @@ impl<S: Service> Route<'_, S> {
     async fn check_request(&self, known: &Known, found: &Found, findings: &mut Vec<Finding>) {
         let url = known.url_of(found);
         if known.url.is_none() {
-            findings.push(Finding::warning(
+            findings.push(Finding::blocker(
                 "url-guessed",
-                format!("neither the runbook nor `Server.Address` tells under which URL users reach Connect; {url} is taken"),
+                format!("neither the runbook nor `Server.Address` tells under which URL users reach Connect; {url} would be taken"),
                 "set `url` under `[connect]`",
             ));
         }

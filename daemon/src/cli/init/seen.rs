@@ -7,7 +7,7 @@ use super::storage::{self, Storage};
 use crate::instance::{Instance, Plugins};
 use crate::systemd::credentials::{CredentialError, Credentials};
 use crate::systemd::units::Units;
-use connect_migrator_connect::container::{ContainerRules, Network, derive};
+use connect_migrator_connect::container::{ContainerRules, Network, database_is_on_loopback, derive};
 use connect_migrator_connect::installation::{DatabaseProvider, Installation, Listen};
 use connect_migrator_sdk::{Secret, Source};
 use std::net::TcpListener;
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 const FIRST_PORT: u16 = 3940;
 /// How many ports are tried.
 const PORTS_TRIED: u16 = 20;
+/// Where the maintenance page is unless the runbook says otherwise: the default of `maintenance` of `route-nginx`.
+const MAINTENANCE_PORT: u16 = 3941;
 /// The name under which the key of an administrator is stored.
 pub(super) const API_KEY: &str = "connect-api-key";
 /// The name under which the password of the new database is stored.
@@ -97,7 +99,7 @@ pub(super) async fn look(instance: &Instance, arguments: &InitArguments, key: Op
     let (installation, local_url) = match read {
         Ok(Ok(read)) => {
             let url = read.local_url();
-            (Ok(connect(&read)), Some(url))
+            (Ok(connect(&read, arguments.postgres_url.as_deref())), Some(url))
         }
         Ok(Err(error)) => (Err(error.to_string()), None),
         Err(error) => (Err(error.to_string()), None),
@@ -141,14 +143,16 @@ pub(super) async fn look(instance: &Instance, arguments: &InitArguments, key: Op
     }
 }
 
-fn connect(read: &Installation) -> Connect {
+/// `moves_to`: the database that it is to use.
+fn connect(read: &Installation, moves_to: Option<&str>) -> Connect {
     let rules = ContainerRules::new(
         Network::Bridge,
         Listen { host: "127.0.0.1".into(), port: FIRST_PORT, tls: false },
         Path::new("/etc"),
     );
     let database_on_loopback = derive(read, &rules)
-        .is_ok_and(|derived| derived.findings.iter().any(|finding| finding.key == "database-loopback"));
+        .is_ok_and(|derived| derived.findings.iter().any(|finding| finding.key == "database-loopback"))
+        || moves_to.is_some_and(database_is_on_loopback);
     let user = nix::unistd::User::from_name(&read.run_as).ok().flatten();
     Connect {
         version: read.version.map(|version| version.to_string()),
@@ -198,7 +202,7 @@ fn is_of(engine: &str, place: &Path) -> bool {
 
 fn free_port() -> Result<u16, String> {
     (FIRST_PORT..FIRST_PORT + PORTS_TRIED)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .find(|port| *port != MAINTENANCE_PORT && TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .ok_or_else(|| format!("the ports from {FIRST_PORT} on are all in use"))
 }
 

@@ -65,6 +65,12 @@ impl Work<'_> {
     }
 }
 
+/// Whether a `postgres://` URL leads to this machine's loopback, which inside a container with a network of its own is another.
+#[must_use]
+pub fn database_is_on_loopback(url: &str) -> bool {
+    hosts_of(url).iter().any(|host| !host.starts_with('/') && is_loopback(host))
+}
+
 /// The hosts of a `postgres://` URL: several may be given, a folder means a socket, none means this machine.
 pub(super) fn hosts_of(url: &str) -> Vec<String> {
     let (rest, query) = url.split_once('?').unwrap_or((url, ""));
