@@ -8,33 +8,56 @@ use std::str::Chars;
 /// What a backslash takes its meaning from inside double quotes.
 const ESCAPED_IN_DOUBLE_QUOTES: [char; 4] = ['"', '\\', '`', '$'];
 
-/// The variables of such a file. Lines that systemd ignores, such as those with `export`, are ignored. A comment ends with its line, as
-/// it does since systemd 254.
-#[must_use]
-pub fn parse(text: &str) -> BTreeMap<String, String> {
+/// systemd before version 254 takes the line after a comment that ends in a backslash for a part of it; later ones do not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the comment before `{0}` ends in a backslash: systemd takes that line for a part of the comment before version 254, and not since; \
+     take the backslash away"
+)]
+pub struct Ambiguous(pub String);
+
+/// The variables of such a file. Lines that systemd ignores, such as those with `export`, are ignored.
+///
+/// # Errors
+/// When it depends on systemd's version what a line means.
+pub fn parse(text: &str) -> Result<BTreeMap<String, String>, Ambiguous> {
     let mut variables = BTreeMap::new();
     let mut rest = text.chars().peekable();
+    let mut goes_on = false;
     while let Some(&first) = rest.peek() {
         if first.is_ascii_whitespace() {
+            // An empty line ends the comment for all of them.
+            goes_on &= !is_end(first);
             rest.next();
         } else if matches!(first, '#' | ';') {
-            skip_line(&mut rest);
+            goes_on = skip_comment(&mut rest);
         } else if let Some(name) = name(&mut rest) {
+            if std::mem::take(&mut goes_on) {
+                return Err(Ambiguous(name));
+            }
             let value = value(&mut rest);
             if is_name(&name) {
                 variables.insert(name, value);
             }
         }
     }
-    variables
+    Ok(variables)
 }
 
 fn is_end(letter: char) -> bool {
     matches!(letter, '\n' | '\r')
 }
 
-fn skip_line(rest: &mut Peekable<Chars<'_>>) {
-    while rest.next().is_some_and(|letter| !is_end(letter)) {}
+/// Whether it ends in a backslash that is not escaped itself.
+fn skip_comment(rest: &mut Peekable<Chars<'_>>) -> bool {
+    let mut escapes = false;
+    for letter in rest.by_ref() {
+        if is_end(letter) {
+            break;
+        }
+        escapes = letter == '\\' && !escapes;
+    }
+    escapes
 }
 
 /// What stands before the `=`; `None` for a line without one.
@@ -139,15 +162,22 @@ mod tests {
             ("#X=1\nX=2", "2"),
             ("X=1\nX=2", "2"),
         ] {
-            assert_eq!(parse(line).get("X").map(String::as_str), Some(value), "{line:?}");
+            assert_eq!(parse(line).unwrap().get("X").map(String::as_str), Some(value), "{line:?}");
         }
     }
 
     #[test]
     fn what_systemd_ignores_is_ignored() {
         for text in ["", "X", "# X=1", "; X=1 \\", "export X=1", "X-Y=1", "=1", "1X=1", "X\n=1"] {
-            assert!(parse(text).is_empty(), "{text:?}: {:?}", parse(text));
+            assert!(parse(text).unwrap().is_empty(), "{text:?}: {:?}", parse(text));
         }
-        assert_eq!(parse("; off \\\nX=1").len(), 1, "a comment ends with its line");
+    }
+
+    #[test]
+    fn what_depends_on_the_version_of_systemd_is_refused() {
+        assert_eq!(parse("; off \\\nX=1"), Err(Ambiguous("X".into())));
+        for text in ["# c:\\dir\\\\\nX=1", "# off \\\n\nX=1", "# off \\\n# more\nX=1", "# off \\"] {
+            assert!(parse(text).is_ok(), "{text:?}");
+        }
     }
 }

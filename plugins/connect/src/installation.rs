@@ -1,6 +1,6 @@
 //! An installation of Connect on this host.
 
-use crate::environment_file;
+use crate::environment_file::{self, Ambiguous};
 use crate::gcfg::{Gcfg, GcfgError, name_of};
 use crate::source_edits::SourceEdits;
 use crate::version::Version;
@@ -46,6 +46,14 @@ pub enum InstallationError {
         path: PathBuf,
         /// Where and why.
         error: GcfgError,
+    },
+    /// The environment file can be understood in two ways.
+    #[error("{}: {error}", path.display())]
+    Environment {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: Ambiguous,
     },
     /// A setting has a value that means nothing.
     #[error("{setting} in {} is `{value}`, which is not {expected}", path.display())]
@@ -189,7 +197,9 @@ impl Installation {
         let gcfg =
             Gcfg::parse(&bytes).map_err(|error| InstallationError::Config { path: path.clone(), error })?;
         let environment = match read_bounded(&places.environment_file) {
-            Ok(bytes) => environment_file::parse(&String::from_utf8_lossy(&bytes)),
+            Ok(bytes) => environment_file::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| {
+                InstallationError::Environment { path: places.environment_file.clone(), error }
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(why) => {
                 return Err(InstallationError::Unreadable { path: places.environment_file.clone(), why });

@@ -26,6 +26,11 @@ pub fn unreadable(error: &InstallationError) -> Finding {
             error.to_string(),
             "correct this setting, and see that Connect still starts",
         ),
+        InstallationError::Environment { .. } => Finding::blocker(
+            "environment-ambiguous",
+            error.to_string(),
+            "take the backslash at the comment's end away, and restart Connect: it must not matter which systemd reads the file",
+        ),
         InstallationError::Unreadable { .. } => Finding::blocker(
             "config-missing",
             error.to_string(),
