@@ -397,6 +397,14 @@ async fn one_item_that_is_never_taken_is_reported_and_is_not_the_end_of_a_server
 }
 
 #[tokio::test]
+async fn a_server_that_takes_no_item_at_all_ends_the_rebuild_before_all_were_tried() {
+    let scene = Scene::new(1, 30).await;
+    scene.double.knobs().default_builds = Builds { refuse: Some((503, json!({}))), ..Builds::default() };
+    let result = run(&scene, limits(2)).await;
+    assert!(matches!(&result, Err(RunError::Api(error)) if error.status() == Some(503)), "{result:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_busy_when_its_content_is_listed_is_asked_again() {
     let scene = Scene::new(2, 3).await;
     scene.double.knobs().away = true;

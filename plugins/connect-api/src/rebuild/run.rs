@@ -107,6 +107,8 @@ pub struct Run<'a> {
     journal: Mutex<Journal>,
     pace: Mutex<Pace>,
     heard: Mutex<Instant>,
+    /// How many items were given up since.
+    given_up: AtomicUsize,
     submitting: AtomicUsize,
 }
 
@@ -153,6 +155,7 @@ impl<'a> Run<'a> {
             journal: Mutex::new(journal),
             pace: Mutex::default(),
             heard: Mutex::new(Instant::now()),
+            given_up: AtomicUsize::new(0),
             submitting: AtomicUsize::new(0),
         }
     }
@@ -351,7 +354,7 @@ impl<'a> Run<'a> {
             let error = match self.api.build(&item.guid, Some(&item.bundle)).await {
                 Ok(task) => {
                     held(&self.pace).round_trip(asked.elapsed());
-                    *held(&self.heard) = Instant::now();
+                    self.hear();
                     return Ok(Ok(task));
                 }
                 Err(error) => error,
@@ -370,10 +373,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The server gave no good answer about one item for long. If it gave none to anybody and does not answer at all, it is gone.
+    /// The server gave a good answer.
+    fn hear(&self) {
+        *held(&self.heard) = Instant::now();
+        self.given_up.store(0, Ordering::Relaxed);
+    }
+
+    /// The server gave no good answer about one item for long. If it gave none to anybody, and none about several items or none at
+    /// all, it is gone.
     async fn given_up(&self, error: ApiError) -> Result<Ended, RunError> {
         let silent = held(&self.heard).elapsed() >= self.limits.patience.away;
-        if silent && self.api.ping().await.is_err() {
+        let many = self.given_up.fetch_add(1, Ordering::Relaxed) >= self.limits.parallelism;
+        if silent && (many || self.api.ping().await.is_err()) {
             return Err(error.into());
         }
         Ok(Ended::Failed { error: cut(&error.to_string()), again: true })
@@ -385,7 +396,7 @@ impl<'a> Run<'a> {
         let mut logged = Ok(());
         let mut began: Option<Instant> = None;
         let followed = follow(self.api, task, &self.limits.patience, |answer| {
-            *held(&self.heard) = Instant::now();
+            self.hear();
             if let Err(error) = log.add(&answer.output) {
                 logged = Err(error);
             }
