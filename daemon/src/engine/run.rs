@@ -276,14 +276,28 @@ impl Engine {
         let answer = match command {
             _ if !view.is_open() => Err("the migration is over".to_owned()),
             Command::Park | Command::Stop => {
+                // Who pauses is not sure any more. A reboot is no change of mind.
+                let taken_back = *command == Command::Park && view.commit_asked && view.decision.is_none();
+                if taken_back {
+                    if let Err(error) = self.append(&Event::CommitTakenBack) {
+                        let _ = reply.send(Err(error.to_string()));
+                        return;
+                    }
+                    self.commit = false;
+                }
                 self.park = true;
                 self.stop |= *command == Command::Stop;
                 self.observer.note(&Note::Parking(true));
-                if in_window(&view) {
-                    Ok("parks as soon as users are served again".into())
+                let parks = if in_window(&view) {
+                    "parks as soon as users are served again".into()
                 } else {
-                    Ok(interrupt("parks"))
-                }
+                    interrupt("parks")
+                };
+                Ok(if taken_back {
+                    format!("{parks}; the commit that was asked for is taken back")
+                } else {
+                    parks
+                })
             }
             Command::Resume if self.stop => {
                 Err("systemd is stopping it: it parks, and can be resumed once it has".into())
@@ -529,15 +543,21 @@ impl Engine {
             }
             let pause = if strikes > 0 { Duration::from_secs(SOAK_RETRY_SECS) } else { self.plan.soak.every };
             let pause = if over { pause } else { pause.min(left) };
-            self.soak_pause(pause, commands).await;
+            self.soak_pause(pause, strikes > 0, commands).await;
         }
     }
 
-    async fn soak_pause(&mut self, pause: Duration, commands: &mut mpsc::Receiver<(Command, Reply)>) {
+    /// A commit that is asked for ends it, but not the pause after a `failed` round: three in a row count as a failed step.
+    async fn soak_pause(
+        &mut self,
+        pause: Duration,
+        failed: bool,
+        commands: &mut mpsc::Receiver<(Command, Reply)>,
+    ) {
         let clock = Arc::clone(&self.clock);
         let mut slept = clock.sleep(pause);
         let mut commands_open = true;
-        while !(self.park || self.rollback || self.commit) {
+        while !(self.park || self.rollback || self.commit && !failed) {
             self.observer.note(&Note::Alive { busy: false });
             tokio::select! {
                 () = &mut slept => return,

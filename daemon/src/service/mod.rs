@@ -15,7 +15,7 @@ pub use status::Status;
 
 use crate::bus::Bus;
 use crate::cli::Exit;
-use crate::engine::{Command, Engine, Finish, Reply, WallClock};
+use crate::engine::{Command, Engine, EngineError, Finish, Reply, WallClock};
 use crate::host::{ChildLauncher, Launcher, TransientLauncher};
 use crate::instance::Instance;
 use crate::report::Report;
@@ -27,11 +27,15 @@ use jiff::Timestamp;
 use recover::Recovered;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 /// How many commands may wait for the engine.
 const COMMAND_QUEUE: usize = 8;
+/// How long a run that cannot go on beside a process waits before it ends and systemd starts it again: with less, systemd would give
+/// up after some minutes.
+const STILL_RUNS_PAUSE_SECONDS: u64 = 25;
 
 /// In what kind of process steps run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -214,6 +218,11 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
         Ok(Finish::Waiting(_)) => Exit::NeedsOperator,
         Err(error) => {
             teller.failed(&error.to_string());
+            if matches!(error, EngineError::StillRuns(_)) {
+                // systemd starts the unit again at once, and not without end; a command ends the wait.
+                let pause = Duration::from_secs(STILL_RUNS_PAUSE_SECONDS);
+                let _ = tokio::time::timeout(pause, commands.recv()).await;
+            }
             Exit::Failed
         }
     }

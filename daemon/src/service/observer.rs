@@ -297,6 +297,10 @@ fn told(event: &Event, view: &View) -> Option<Told> {
             let told = "an operator asked for the end of the soak: commits as soon as one more round of verification holds";
             tell(ids::COMMIT_ASKED, Priority::Notice, told.into())
         }
+        Event::CommitTakenBack => {
+            let told = "the commit that was asked for is taken back: it is paused instead";
+            tell(ids::COMMIT_ASKED, Priority::Notice, told.into())
+        }
         Event::CommitDecided { by } => tell(ids::COMMIT_DECIDED, Priority::Notice, format!("commits: {by}")),
         Event::Parked => {
             tell(ids::PARKED, Priority::Notice, "parked; the next start goes on from here".into())

@@ -84,6 +84,8 @@ pub enum Event {
     },
     /// An operator asked for the end of the soak: it ends as soon as one more round of verification holds.
     CommitAsked,
+    /// The operator paused the run instead.
+    CommitTakenBack,
     /// From here on there is no way back.
     CommitDecided {
         /// `operator`, or `the soak time is over`.

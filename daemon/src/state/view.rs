@@ -146,6 +146,7 @@ impl View {
                 self.stop = None;
             }
             Event::CommitAsked => self.commit_asked = true,
+            Event::CommitTakenBack => self.commit_asked = false,
             Event::CommitDecided { by } => {
                 self.decision = Some(Decision::Commit { at: record.at, by: by.clone() });
                 self.stop = None;

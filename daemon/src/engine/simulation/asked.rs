@@ -166,6 +166,19 @@ fn a_commit_that_was_promised_is_durable_and_the_next_daemon_keeps_it() {
 }
 
 #[test]
+fn a_pause_takes_a_commit_back_and_a_stop_by_systemd_does_not() {
+    let script = Script { then: Some(Then::Wait), ..Script::default() };
+    for (command, taken_back) in [(Command::Park, true), (Command::Stop, false)] {
+        let questions = [Command::Commit, command];
+        let asked = asked_when(|event| matches!(event, Event::SoakStarted), &script, &questions);
+        assert_eq!(asked.finish, Finish::Parked);
+        assert_eq!(asked.events.contains(&Event::CommitTakenBack), taken_back, "{:?}", asked.events);
+        let told = asked.answers[1].as_ref().unwrap();
+        assert_eq!(told.contains("is taken back"), taken_back, "{told}");
+    }
+}
+
+#[test]
 fn what_users_work_on_cannot_be_aborted_and_can_be_rolled_back() {
     let content =
         |event: &Event| matches!(event, Event::Intent { step, op: Op::Apply, .. } if step == "content");

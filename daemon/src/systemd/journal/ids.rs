@@ -142,7 +142,7 @@ kinds! {
     /// An operator asked for the end of the soak.
     COMMIT_ASKED = 0x6f2d_31c1_93b0_4f0e_9a54_0b7c_5d1e_8a19, "commit-asked",
         "The end of a migration's soak was asked for (@INSTANCE@)",
-        "An operator asked to commit. The new server is verified once more; if that holds, it is committed.",
+        "An operator asked to commit, or took that back by a pause. The new server is verified once more; if that holds, it is committed.",
         "Wait for it. If it does not hold, the soak goes on, and the messages say what is wrong.";
     /// A parked run goes on.
     UNPARKED = 0x6f2d_31c1_93b0_4f0e_9a54_0b7c_5d1e_8a12, "unparked",
