@@ -169,6 +169,12 @@ mod tests {
         let (warden, id) = sleeping(folder.path());
         warden.keep().unwrap();
         assert!(alive(id) && folder.path().exists());
+        // Until then it is a shell that does not heed SIGTERM yet.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim() != "sleep") {
+            assert!(Instant::now() < deadline, "{id} never begins");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         program::output("ending the kept machine", "kill", &[id.to_string()]).unwrap();
         gone_soon(id);
     }
