@@ -98,6 +98,7 @@ mistakes! {
     with_as_text: steps!("[[step]]\nid = \"a\"\nuses = \"docker\"\nwith = \"ubuntu\"\n");
     allow_as_text: steps!("[[step]]\nid = \"a\"\nuses = \"docker\"\nallow = \"some-warning\"\n");
     password_in_plain_text: steps!("[[step]]\nid = \"db\"\nuses = \"postgres\"\nwith = { url = \"postgres://c@db/c\", password = \"hunter2\" }\n");
+    password_in_the_query_of_a_url: steps!("[[step]]\nid = \"db\"\nuses = \"postgres\"\nwith = { url = \"postgres://connect@db.example.com/connect?password=hunter2&sslmode=require\" }\n");
     password_in_a_url: steps!("[[step]]\nid = \"db\"\nuses = \"postgres\"\nwith = { url = \"postgres://connect:hunter2@db.example.com/connect\" }\n");
     password_on_a_line_that_is_not_toml: steps!("[[step]]\nid = \"db\"\nuses = \"postgres\"\n[step.with]\npassword = \"hun\"ter2\"\n");
     number_that_is_none: steps!("[[step]]\nid = \"a\"\nuses = \"docker\"\nwith = { limit = nan }\n");
@@ -139,6 +140,7 @@ fn secrets_are_never_shown() {
     for name in [
         "password_in_plain_text",
         "password_in_a_url",
+        "password_in_the_query_of_a_url",
         "password_on_a_line_that_is_not_toml",
         "api_key_in_plain_text",
         "many_mistakes_at_once",

@@ -1,5 +1,6 @@
 //! Secrets have no place in a runbook: it names credentials, and what looks like a secret is refused and never shown.
 
+use connect_migrator_connect::secrets::secrets_in_url;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -42,42 +43,6 @@ pub(super) fn is_plain_secret(name: &str, value: &str) -> bool {
         Some(Sensitivity::Key) => !value.starts_with('/'),
         None => false,
     }
-}
-
-/// Where passwords stand in `scheme://user:password@host/path?password=…`, as bytes of `value`.
-pub(super) fn passwords_in_url(value: &str) -> Vec<Range<usize>> {
-    let Some(scheme) = value.find("://") else { return Vec::new() };
-    let authority_at = scheme + 3;
-    let query_at = value.find(['?', '#']).filter(|at| *at >= authority_at).unwrap_or(value.len());
-    let mut found = Vec::new();
-    let authority = value.get(authority_at..query_at).unwrap_or_default();
-    // A password may hold `/` or `@` unescaped: the last `@` before the query ends it.
-    if let Some((user_info, _)) = authority.rsplit_once('@')
-        && let Some((_, password)) = user_info.split_once(':')
-        && !password.is_empty()
-        && !is_port_and_path(password)
-    {
-        let end = authority_at + user_info.len();
-        found.push(end - password.len()..end);
-    }
-    let mut at = query_at;
-    for part in value.get(query_at..).unwrap_or_default().split_inclusive(['?', '&', '#']) {
-        let pair = part.trim_end_matches(['?', '&', '#']);
-        if let Some((name, secret)) = pair.split_once('=')
-            && (is_plain_secret(name, secret) || name.to_ascii_lowercase().ends_with("password"))
-            && !secret.is_empty()
-        {
-            found.push(at + pair.len() - secret.len()..at + pair.len());
-        }
-        at += part.len();
-    }
-    found
-}
-
-/// `8080/path`: an `@` behind it is one of the path.
-fn is_port_and_path(text: &str) -> bool {
-    let port = text.split_once('/').map_or("", |(port, _)| port);
-    !port.is_empty() && port.chars().all(|c| c.is_ascii_digit())
 }
 
 /// Whether `name` can be the name of a credential: a plain file name.
@@ -144,8 +109,8 @@ pub(super) fn blacked_out(text: &str, toml: Toml) -> String {
     for (scheme, _) in text.match_indices("://") {
         let url =
             text.get(scheme..).and_then(|rest| rest.split(['"', '\'', ' ', '\n']).next()).unwrap_or_default();
-        for password in passwords_in_url(url) {
-            hidden.push(scheme + password.start..scheme + password.end);
+        for secret in secrets_in_url(url) {
+            hidden.push(scheme + secret.start..scheme + secret.end);
         }
     }
     let mut out = bytes.to_vec();
@@ -186,27 +151,4 @@ fn value_end(rest: &str, toml: Toml) -> (usize, usize) {
         return (quotes.len(), rest.len());
     }
     (0, line_end(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_of_a_url_are_found_before_the_host_and_in_the_query() {
-        for (url, passwords) in [
-            ("postgres://u:pw@db/c", vec!["pw"]),
-            ("postgres://u:pa/s@s@db/c", vec!["pa/s@s"]),
-            ("postgres://u@db/c?password=hunter2&sslmode=require", vec!["hunter2"]),
-            ("postgres://u:pw@db/c?sslpassword=x&sslkey=/etc/k.pem", vec!["pw", "x"]),
-            ("postgres://u@db/c?password=", vec![]),
-            ("postgres://u@db:5432/c", vec![]),
-            ("https://host:8080/a@b:c", vec![]),
-            ("https://host/a?next=x@y", vec![]),
-            ("nas:/export", vec![]),
-        ] {
-            let found: Vec<&str> = passwords_in_url(url).into_iter().map(|span| &url[span]).collect();
-            assert_eq!(found, passwords, "{url}");
-        }
-    }
 }

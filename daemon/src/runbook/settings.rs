@@ -3,6 +3,7 @@
 use super::diagnostics::{Diagnostic, quoted};
 use super::secrets;
 use super::table::{Mistakes, bad_credential_name, kind, plain_secret};
+use connect_migrator_connect::secrets::secrets_in_url;
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -81,7 +82,7 @@ fn value(name: &str, from: &DeValue<'_>, places: &mut Places, mistakes: &mut Mis
                 mistakes.push(plain_secret(span, name));
                 return None;
             }
-            if !secrets::passwords_in_url(text).is_empty() {
+            if !secrets_in_url(text).is_empty() {
                 mistakes.push(
                     Diagnostic::new(span, format!("`{}` contains a password", quoted(name)))
                         .label("a password must not stand in a runbook")

@@ -2,6 +2,7 @@
 
 use super::diagnostics::{Diagnostic, quoted};
 use super::table::{Field, Mistakes, Table};
+use connect_migrator_connect::secrets::secrets_in_url;
 use connect_migrator_sdk::Source;
 use std::path::PathBuf;
 use toml::de::DeTable;
@@ -50,7 +51,7 @@ fn path(field: &Field<'_, '_>, mistakes: &mut Mistakes) -> Option<PathBuf> {
 fn url(field: &Field<'_, '_>, mistakes: &mut Mistakes) -> Option<String> {
     let hint = "write where users reach Connect: `url = \"https://connect.example.com\"`";
     let text = field.string(hint, mistakes)?;
-    if !super::secrets::passwords_in_url(text).is_empty() {
+    if !secrets_in_url(text).is_empty() {
         mistakes.push(
             Diagnostic::new(field.span.clone(), "`url` contains a password")
                 .label("a password must not stand in a runbook")

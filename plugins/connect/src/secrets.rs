@@ -1,6 +1,7 @@
 //! Which settings hold secrets, and how they are shown without them.
 
 use crate::gcfg::Gcfg;
+use std::ops::Range;
 
 /// What stands in place of a secret.
 pub const HIDDEN: &str = "(not shown)";
@@ -41,51 +42,57 @@ fn may_name_a_file(name: &str) -> bool {
             .any(|end| name.ends_with(end))
 }
 
-/// Hides the password of every `scheme://user:password@host` in a text, and those in its query.
+/// Hides the secrets of every URL in a text: see [`secrets_in_url`].
 #[must_use]
 pub fn redact_urls(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        shown.push_str(before);
-        let end = after.find([' ', '\t', '\n', '"', '\'']).unwrap_or(after.len());
-        let (url, tail) = after.split_at(end);
-        // A password may hold `/` or `@` unescaped: the last `@` before the query ends it.
-        let (authority, query) = url.find('?').map_or((url, ""), |q| url.split_at(q));
-        match (authority.rfind('@'), authority.find(':')) {
-            (Some(host), Some(colon)) if colon < host => {
-                shown.push_str(url.get(..colon).unwrap_or_default());
-                shown.push(':');
-                shown.push_str(HIDDEN);
-                shown.push_str(authority.get(host..).unwrap_or_default());
-            }
-            _ => shown.push_str(authority),
+        let after = rest.get(at..).unwrap_or_default();
+        let end = at + after.find([' ', '\t', '\n', '"', '\'']).unwrap_or(after.len());
+        let (url, tail) = rest.split_at(end);
+        let mut told = 0;
+        for secret in secrets_in_url(url) {
+            shown.push_str(url.get(told..secret.start).unwrap_or_default());
+            shown.push_str(HIDDEN);
+            told = secret.end;
         }
-        shown.push_str(&redact_query(query));
+        shown.push_str(url.get(told..).unwrap_or_default());
         rest = tail;
     }
     shown.push_str(rest);
     shown
 }
 
-/// Hides the secrets of `?name=value&…`.
-fn redact_query(query: &str) -> String {
-    let mut shown = String::with_capacity(query.len());
-    for part in query.split_inclusive(['?', '&']) {
-        let end = if part.ends_with(['?', '&']) { part.len() - 1 } else { part.len() };
-        let (pair, mark) = part.split_at(end);
-        match pair.split_once('=') {
-            Some((name, value)) if looks_secret(name) && !value.is_empty() => {
-                // Written with its slashes or with `%2F`.
-                let path = may_name_a_file(name) && (value.starts_with('/') || value.starts_with('%'));
-                shown.extend([name, "=", if path { value } else { HIDDEN }]);
-            }
-            _ => shown.push_str(pair),
-        }
-        shown.push_str(mark);
+/// Where secrets stand in `scheme://user:password@host/path?password=…`, as bytes of `url`, in their order.
+#[must_use]
+pub fn secrets_in_url(url: &str) -> Vec<Range<usize>> {
+    let Some(authority_at) = url.find("://").map(|scheme| scheme + 3) else { return Vec::new() };
+    let query_at = url.find('?').filter(|at| *at >= authority_at).unwrap_or(url.len());
+    let mut found = Vec::new();
+    // A password may hold `/` or `@` unescaped: the last `@` before the query ends it.
+    let authority = url.get(authority_at..query_at).unwrap_or_default();
+    if let Some((user_info, _)) = authority.rsplit_once('@')
+        && let Some((_, password)) = user_info.split_once(':')
+        && !password.is_empty()
+    {
+        let end = authority_at + user_info.len();
+        found.push(end - password.len()..end);
     }
-    shown
+    let mut at = query_at;
+    for part in url.get(query_at..).unwrap_or_default().split_inclusive(['?', '&']) {
+        let pair = part.trim_end_matches(['?', '&']);
+        if let Some((name, value)) = pair.split_once('=')
+            && looks_secret(name)
+            && !value.is_empty()
+            // Written with its slashes or with `%2F`.
+            && !(may_name_a_file(name) && value.starts_with(['/', '%']))
+        {
+            found.push(at + pair.len() - value.len()..at + pair.len());
+        }
+        at += part.len();
+    }
+    found
 }
 
 /// One line of a configuration file or a log as it may be shown.
@@ -189,6 +196,8 @@ mod tests {
                 format!("postgres://u:{HIDDEN}@db/c?sslkey=/etc/k.pem&sslpassword={HIDDEN}"),
             ),
             ("postgres://db/c?password=", "postgres://db/c?password=".to_owned()),
+            ("postgres://u:1/s@s@db/c", format!("postgres://u:{HIDDEN}@db/c")),
+            ("postgres://u:@db:5432/c", "postgres://u:@db:5432/c".to_owned()),
             ("https://h/x?a=b&&c", "https://h/x?a=b&&c".to_owned()),
         ] {
             assert_eq!(redact_urls(url), shown);

@@ -162,6 +162,18 @@ fn names_of_the_hosts_own_table_go_along() {
 }
 
 #[test]
+fn a_database_on_this_machine_is_not_reached_from_a_network_of_its_own() {
+    for (url, here) in [
+        ("postgres://u@localhost/d", true),
+        ("postgres://u@127.0.0.1:5432/d", true),
+        ("postgres://u@/d?host=/var/run/postgresql", false),
+        ("postgres://u@db.example.com/d", false),
+    ] {
+        assert_eq!(database_is_on_loopback(url), here, "{url}");
+    }
+}
+
+#[test]
 fn hosts_of_a_database_url_are_found() {
     for (url, hosts) in [
         ("postgres://u:p@h:1/d?sslmode=disable", &["h"][..]),
