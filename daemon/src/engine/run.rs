@@ -157,7 +157,6 @@ pub struct Engine {
     stop: bool,
     /// It was decided while something else was being done.
     rollback: bool,
-    commit: bool,
 }
 
 impl Engine {
@@ -184,7 +183,6 @@ impl Engine {
             park: false,
             stop: false,
             rollback: false,
-            commit: false,
         })
     }
 
@@ -278,12 +276,9 @@ impl Engine {
             Command::Park | Command::Stop => {
                 // Who pauses is not sure any more. A reboot is no change of mind.
                 let taken_back = *command == Command::Park && view.commit_asked && view.decision.is_none();
-                if taken_back {
-                    if let Err(error) = self.append(&Event::CommitTakenBack) {
-                        let _ = reply.send(Err(error.to_string()));
-                        return;
-                    }
-                    self.commit = false;
+                if taken_back && let Err(error) = self.append(&Event::CommitTakenBack) {
+                    let _ = reply.send(Err(error.to_string()));
+                    return;
                 }
                 self.park = true;
                 self.stop |= *command == Command::Stop;
@@ -329,7 +324,6 @@ impl Engine {
                 } else {
                     // As for rollback: a daemon that dies before the round has ended must still know.
                     let asked = if view.commit_asked { Ok(()) } else { self.append(&Event::CommitAsked) };
-                    self.commit |= asked.is_ok();
                     asked
                         .map(|()| "commits as soon as one more round of verification holds".into())
                         .map_err(|error| error.to_string())
@@ -495,7 +489,6 @@ impl Engine {
         since: Timestamp,
         commands: &mut mpsc::Receiver<(Command, Reply)>,
     ) -> Result<(), EngineError> {
-        self.commit |= self.journal.with(|view| view.commit_asked);
         let since = since.max(self.clock.now());
         let until = since.saturating_add(self.plan.soak.for_).unwrap_or(Timestamp::MAX);
         let mut strikes = 0;
@@ -526,7 +519,7 @@ impl Engine {
                 }
             } else {
                 strikes = 0;
-                if self.commit {
+                if self.commit_asked() {
                     return self.append(&Event::CommitDecided { by: "operator".into() });
                 }
                 match self.plan.soak.then {
@@ -547,6 +540,10 @@ impl Engine {
         }
     }
 
+    fn commit_asked(&self) -> bool {
+        self.journal.with(|view| view.commit_asked)
+    }
+
     /// A commit that is asked for ends it, but not the pause after a `failed` round: three in a row count as a failed step.
     async fn soak_pause(
         &mut self,
@@ -557,7 +554,7 @@ impl Engine {
         let clock = Arc::clone(&self.clock);
         let mut slept = clock.sleep(pause);
         let mut commands_open = true;
-        while !(self.park || self.rollback || self.commit && !failed) {
+        while !(self.park || self.rollback || !failed && self.commit_asked()) {
             self.observer.note(&Note::Alive { busy: false });
             tokio::select! {
                 () = &mut slept => return,

@@ -40,7 +40,7 @@ impl SqliteStore {
     /// When it cannot be opened, is damaged, or was written by a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path).map_err(|error| failed("open", path, &error))?;
-        Self::settle(connection, path, true)
+        Self::settle(connection, path, true).map(|(store, _)| store)
     }
 
     /// Opens the file for reading beside a running daemon. `None` if there is no file.
@@ -54,15 +54,17 @@ impl SqliteStore {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =
             Connection::open_with_flags(path, flags).map_err(|error| failed("open", path, &error))?;
-        let store = Self::settle(connection, path, false)?;
+        let (store, layout) = Self::settle(connection, path, false)?;
         // A start that was cut off has made the file, and no migration.
-        if store.layout()? == 0 { Ok(None) } else { Ok(Some(store)) }
+        Ok((layout > 0).then_some(store))
     }
 
-    fn settle(connection: Connection, path: &Path, write: bool) -> Result<Self, StoreError> {
+    /// Answers the layout that was found, too.
+    fn settle(connection: Connection, path: &Path, write: bool) -> Result<(Self, i64), StoreError> {
         let fail = |error: rusqlite::Error| failed("open", path, &error);
         connection.busy_timeout(Duration::from_secs(BUSY_TIMEOUT_SECS)).map_err(fail)?;
-        let layout = layout_of(&connection).map_err(fail)?;
+        let layout: i64 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
         if layout > LAYOUT {
             return Err(StoreError {
                 tried: "open",
@@ -82,12 +84,7 @@ impl SqliteStore {
                     .map_err(fail)?;
             }
         }
-        Ok(SqliteStore { path: path.into(), connection: Mutex::new(connection) })
-    }
-
-    fn layout(&self) -> Result<i64, StoreError> {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        layout_of(&connection).map_err(|error| failed("read", &self.path, &error))
+        Ok((SqliteStore { path: path.into(), connection: Mutex::new(connection) }, layout))
     }
 
     fn current(connection: &Connection) -> rusqlite::Result<Option<String>> {
@@ -95,10 +92,6 @@ impl SqliteStore {
             .query_row("SELECT migration FROM event ORDER BY seq DESC LIMIT 1", [], |row| row.get(0))
             .optional()
     }
-}
-
-fn layout_of(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 impl Store for SqliteStore {
