@@ -168,3 +168,22 @@ fn indent(text: &str, by: usize) -> String {
 fn time(at: jiff::Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Event, Record, View};
+    use jiff::Timestamp;
+
+    #[test]
+    fn what_somebody_wrote_into_a_title_does_not_reach_the_terminal_as_a_command() {
+        let at = Timestamp::UNIX_EPOCH;
+        let started = serde_json::json!({"event": "started", "migration": "m", "instance": "prod", "runbook": "", "runbook_digest": "",
+            "plugins": {}, "version": "0", "outline": {"steps": [], "program": []}});
+        let why = "`\u{1b}]0;title\u{7}` failed\nsee its log".to_owned();
+        let events = [serde_json::from_value(started).unwrap(), Event::Stopped { why, may: vec![] }];
+        let records: Vec<_> = (1..).zip(events).map(|(seq, event)| Record { seq, at, event }).collect();
+        let text = Report::of(&View::of(&records), at).unwrap().text();
+        assert!(text.contains("`]0;title` failed\nsee its log"), "{text:?}");
+    }
+}

@@ -13,9 +13,10 @@ pub mod settings;
 pub mod summary;
 
 use crate::follow::{AWAY_MAX_SECONDS, Backoff, Patience};
+use connect_migrator_connect::api::Api;
 use connect_migrator_connect::version::Version;
 use connect_migrator_sdk::{Progress, prelude::*};
-use items::{Items, ItemsError, Skipped};
+use items::{Items, ItemsError, Skipped, What};
 use journal::Journal;
 use run::{Limits, Run, RunError};
 use serde::{Deserialize, Serialize};
@@ -99,31 +100,13 @@ impl Step for Rebuild {
         let api = config.connection().open(cx).await?;
         let folder = cx.state_dir();
         cx.progress(&Progress { doing: "listing the content".into(), ..Progress::default() });
-        let list_failed = |error: &(dyn std::error::Error + 'static)| {
-            StepError::new(format!("list the content of {}", api.address())).because_of(error)
-        };
-        let listed = async {
-            let mut away = Backoff::default();
-            loop {
-                let mut skipped =
-                    SkippedFile::create(&folder.join("skipped.jsonl")).map_err(|e| list_failed(&e))?;
-                let items =
-                    Items::list(&api, config.what, &folder.join("items"), |item| skipped.add(item)).await;
-                match items {
-                    // A server that users work on may be busy.
-                    Err(ItemsError::Api(error))
-                        if error.is_away() && away.pause(Duration::from_secs(AWAY_MAX_SECONDS)).await => {}
-                    items => {
-                        break Ok::<_, StepError>((items.map_err(|error| list_failed(&error))?, skipped));
-                    }
-                }
-            }
+        let list_failed = |error: ItemsError| {
+            StepError::new(format!("list the content of {}", api.address())).because_of(&error)
         };
         let (items, skipped) = tokio::select! {
-            listed = listed => listed?,
+            listed = list(&api, config.what, folder) => listed.map_err(list_failed)?,
             () = cx.cancelled() => return Err(StepError::cancelled("list the content")),
         };
-        let skipped = skipped.end().map_err(|error| list_failed(&error))?;
 
         let tried = || format!("build {} content items on {}", items.len(), api.address());
         let journal = Journal::open(&folder.join(JOURNAL), &cx.migration().id)
@@ -208,6 +191,21 @@ fn built(journal: &Path, count: usize) -> Vec<String> {
         }
     }
     found
+}
+
+/// All content that is to be built, and what is left out. A server that users work on may be busy: it is asked again.
+async fn list(api: &Api, what: What, folder: &Path) -> Result<(Items, Head<Skipped>), ItemsError> {
+    let path = folder.join("skipped.jsonl");
+    let fail = |why| ItemsError::File { what: "write", path: path.clone(), why };
+    let mut away = Backoff::default();
+    loop {
+        let mut skipped = SkippedFile::create(&path).map_err(fail)?;
+        match Items::list(api, what, &folder.join("items"), |item| skipped.add(item)).await {
+            Err(ItemsError::Api(error))
+                if error.is_away() && away.pause(Duration::from_secs(AWAY_MAX_SECONDS)).await => {}
+            items => return Ok((items?, skipped.end().map_err(fail)?)),
+        }
+    }
 }
 
 /// Everything that is left out goes into a file; only as much as the report shows is held in memory.

@@ -263,12 +263,18 @@ fn save(host: &Host, config: &str) -> std::path::PathBuf {
     path
 }
 
-#[tokio::test]
-async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
+/// A host whose image lies in a file.
+async fn with_archive() -> (Host, std::path::PathBuf) {
     let mut host = Host::new(Kind::Docker).await;
     host.engine.state().local = false;
     let archive = save(&host, &config());
     host.settings["image"] = json!({ "archive": archive, "digest": sha256(config().as_bytes()) });
+    (host, archive)
+}
+
+#[tokio::test]
+async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
+    let (mut host, _) = with_archive().await;
     // Left over from an image of a registry; nothing is fetched, and the password need not be stored.
     host.settings["login"] = json!({ "user": "ann", "password": { "credential": "registry" } });
     let found = check(&host).await;
@@ -285,10 +291,7 @@ async fn an_archive_is_looked_at_first_and_loaded_and_pinned_by_its_id_later() {
 
 #[tokio::test]
 async fn an_archive_that_is_written_to_between_look_and_load_is_refused() {
-    let mut host = Host::new(Kind::Docker).await;
-    host.engine.state().local = false;
-    let archive = save(&host, &config());
-    host.settings["image"] = json!({ "archive": archive, "digest": sha256(config().as_bytes()) });
+    let (host, archive) = with_archive().await;
     host.engine.state().written_meanwhile = Some(archive);
     let (settings, cx) = (host.settings(), host.context(Op::Prepare));
     let error = stage::prepare(&Subject::new(&settings, &host.world, &cx).unwrap(), &cx)

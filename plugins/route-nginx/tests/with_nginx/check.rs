@@ -145,7 +145,7 @@ async fn a_value_that_nginx_refuses_in_the_window_is_taken_back_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_broken_prerequisite_has_its_key() {
     type Break = fn(&mut Machine);
-    let cases: [(&str, Break); 11] = [
+    let cases: [(&str, Break); 12] = [
         ("site-missing", |machine| machine.settings.site = "/absent/site".into()),
         ("site-not-read", |machine| {
             machine.write("sites-available/other", "server {}");
@@ -156,6 +156,11 @@ async fn each_broken_prerequisite_has_its_key() {
         ("maintenance-address", |machine| machine.settings.maintenance = "192.0.2.1:80".into()),
         ("upstream-is-source", |machine| machine.settings.upstream = machine.filled("SOURCE")),
         ("maintenance-port-taken", |machine| machine.settings.maintenance = machine.filled("LISTEN")),
+        ("url-guessed", |machine| {
+            machine.source_url = None;
+            machine.write("connect.gcfg", "[HTTP]\nListen = :3939\n");
+            machine.settings.source_address = Some(machine.filled("SOURCE"));
+        }),
         ("maintenance-is-upstream", |machine| {
             machine.settings.maintenance = machine.settings.upstream.clone()
         }),

@@ -200,6 +200,7 @@ impl Machine {
             source: Source {
                 url: self.source_url.clone(),
                 api_key: self.api_key.clone(),
+                config: self.etc().join("connect.gcfg"),
                 ..Source::default()
             },
             state_dir: self.dir.path().join("state"),

@@ -12,7 +12,7 @@ pub(super) const ALL: &[Scenario] = &[
     one_with_all("the container reports another version: rolled back", other_version),
     one_with_all("nginx -t fails inside the window: rolled back", nginx),
     one_with_all(
-        "the old server does not start again: users keep the page, a reboot resumes nothing, and the operator ends it",
+        "the old server does not start again: users keep the page, nothing is left to a reboot, and the operator ends it",
         source_does_not_start,
     ),
     one("a plugin crashes in the window: rolled back", crash),
