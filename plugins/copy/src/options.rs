@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Threads for a target behind a network: NFS 4.1 has 64 slots a session by default.
 pub const THREADS_REMOTE: usize = 64;
 /// Threads for a local target, for each processor.
-pub const THREADS_PER_CPU_LOCAL: usize = 2;
+pub const THREADS_PER_CPU_LOCAL: usize = 4;
 /// The most threads that may be asked for.
 pub const THREADS_MAX: usize = 256;
 /// How often a file that changes while it is read is copied again within one pass.

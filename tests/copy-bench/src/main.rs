@@ -63,6 +63,13 @@ fn xcp(own: &Path, cargo: &str) -> Result<Option<PathBuf>> {
     Ok(xcp.exists().then_some(xcp))
 }
 
+/// What a peer says of itself: figures mean nothing without its version.
+fn version(line: &str) -> String {
+    let ran = std::process::Command::new("bash").args(["-c", line]).output();
+    let said = ran.map(|ran| String::from_utf8_lossy(&ran.stdout).into_owned()).unwrap_or_default();
+    said.lines().next().unwrap_or("unknown").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn race(files: u64, rounds: u64, micros: u64) -> Result<()> {
     need(&[
         ("cc", "gcc"),
@@ -83,6 +90,11 @@ fn race(files: u64, rounds: u64, micros: u64) -> Result<()> {
         made.symlinks,
         made.links,
         made.bytes >> 20
+    );
+    println!(
+        "beside it: {}; {}; xcp {XCP_VERSION}",
+        version("rsync --version"),
+        version("dpkg-query -W -f '${Package} ${Version}' fpart")
     );
     let own = std::env::current_exe()?;
     let copier = own.with_file_name("connect-migrator-copy");
