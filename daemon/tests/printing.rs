@@ -45,15 +45,25 @@ fn what_cannot_be_written_is_told_by_a_command_that_only_shows() {
     let started = serde_json::json!({"event": "started", "migration": "m", "instance": "prod", "runbook": "", "runbook_digest": "",
         "plugins": {}, "version": "0", "outline": {"steps": [], "program": []}});
     store.append(&serde_json::from_value(started).unwrap()).unwrap();
-    let follow = |out: Stdio| {
+    let show = |arguments: &[&str], out: Stdio| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_connect-migrator"));
-        command.args(["status", "prod", "--follow"]).env("CONNECT_MIGRATOR_TEST_ROOT", root.path());
+        command.args(arguments).env("CONNECT_MIGRATOR_TEST_ROOT", root.path());
         command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap()
     };
-    let full = follow(Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap()));
-    let told = String::from_utf8_lossy(&full.stderr);
-    assert!(full.status.code() == Some(1) && told.contains("could not write"), "{}: {told}", full.status);
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    assert!(follow(Stdio::from(writer)).status.success());
+    for arguments in [
+        ["status", "prod", "--follow"].as_slice(),
+        &["status", "prod", "--json"],
+        &["status", "prod"],
+        &["status", "never-begun"],
+        &["report", "prod", "--json"],
+        &["report", "prod", "--output", "-"],
+    ] {
+        let full = show(arguments, std::fs::File::options().write(true).open("/dev/full").unwrap().into());
+        let told = String::from_utf8_lossy(&full.stderr);
+        let is_told = full.status.code() == Some(1) && told.contains("could not write");
+        assert!(is_told, "{arguments:?}: {}: {told}", full.status);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert!(show(arguments, writer.into()).status.success(), "{arguments:?}");
+    }
 }

@@ -8,7 +8,7 @@ use crate::engine::{NOTHING_TO_ABORT, users_have_moved};
 use crate::instance::Instance;
 use crate::report::{Report, Standing};
 use crate::service::Status;
-use crate::state::{Cause, Decision, Event, InstanceLock, LockError, Phase, SqliteStore, Store, View};
+use crate::state::{Cause, Decision, Event, InstanceLock, Phase, SqliteStore, Store, View};
 use jiff::Timestamp;
 
 /// Parks the run at the next safe point.
@@ -188,10 +188,8 @@ fn carried_out(status: &Status, goes_back: bool) -> Option<Exit> {
 /// No daemon runs: writes the decision down, and starts the unit, which carries it out.
 async fn decide_alone(instance: &Instance, choice: &Choice) -> Result<(), Exit> {
     let decided = {
-        let _lock = InstanceLock::take(&instance.state_dir()).map_err(|error| match error {
-            LockError::Held(_) => Exit::Busy.because(&error),
-            LockError::Io(..) => Exit::Unusable.because(&error),
-        })?;
+        let _lock =
+            InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::from(&error).because(&error))?;
         let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
         let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
         let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);

@@ -1,5 +1,6 @@
 //! What the process tells by its exit code.
 
+use crate::state::LockError;
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -37,8 +38,33 @@ impl Exit {
     }
 }
 
+impl From<&LockError> for Exit {
+    fn from(error: &LockError) -> Self {
+        match error {
+            LockError::Held(_) => Exit::Busy,
+            LockError::Io(..) => Exit::Unusable,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::InstanceLock;
+
+    #[test]
+    fn a_lock_that_is_held_is_busy_and_one_that_cannot_be_opened_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = InstanceLock::take(dir.path()).unwrap();
+        assert_eq!(Exit::from(&InstanceLock::take(dir.path()).unwrap_err()), Exit::Busy);
+        drop(held);
+        let gone = dir.path().join("gone");
+        assert_eq!(Exit::from(&InstanceLock::take(&gone).unwrap_err()), Exit::Unusable);
     }
 }

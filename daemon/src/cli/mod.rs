@@ -183,6 +183,23 @@ enum Command {
     },
 }
 
+impl Command {
+    /// What it prints is all that it is for.
+    fn only_shows(&self) -> bool {
+        match self {
+            Command::Report { json, output, .. } => {
+                output.as_ref().map_or(*json, |file| file.as_os_str() == "-")
+            }
+            Command::Check { .. }
+            | Command::Plan { .. }
+            | Command::Status { .. }
+            | Command::Images { .. }
+            | Command::Plugins { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// The name of the hidden subcommand in which plugins run. Looked for before anything else is set up.
 const STEP_HOST: &str = "step-host";
 
@@ -213,7 +230,12 @@ pub fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
-    runtime.block_on(dispatch(arguments.command)).into()
+    let only_shows = arguments.command.only_shows();
+    let exit = runtime.block_on(dispatch(arguments.command));
+    let Some(error) = printing::lost().filter(|_| only_shows) else { return exit.into() };
+    // What was found counts more than that it could not be told.
+    let exit = if exit == Exit::Done { Exit::Failed } else { exit };
+    exit.because(&format!("could not write to standard output: {error}")).into()
 }
 
 /// Where all files lie. Tests have a tree of their own; a release knows only this machine's.

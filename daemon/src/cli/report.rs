@@ -60,8 +60,8 @@ pub(super) fn run(instance: &Instance, json: bool, output: Option<&Path>) -> Exi
         None => Some(PathBuf::from(format!("connect-migrator-{}.html", instance.name()))),
     };
     let Some(path) = path else {
-        let written = std::io::stdout().lock().write_all(text.as_bytes());
-        return if written.is_ok() { Exit::Done } else { Exit::Failed };
+        say!("{text}");
+        return Exit::Done;
     };
     match write(&path, &text) {
         Ok(()) => {

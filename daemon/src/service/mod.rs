@@ -19,7 +19,7 @@ use crate::engine::{Command, Engine, EngineError, Finish, Reply, WallClock};
 use crate::host::{ChildLauncher, Launcher, TransientLauncher};
 use crate::instance::Instance;
 use crate::report::Report;
-use crate::state::{End, InstanceLock, LockError, SqliteStore, Store, View};
+use crate::state::{End, InstanceLock, SqliteStore, Store, View};
 use crate::systemd::units::{BusAddress, Units};
 use crate::systemd::{journal, notify::Notify};
 use connect_migrator_sdk::Op;
@@ -83,10 +83,7 @@ async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> 
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(|error| {
         unusable(&format!("could not make {}: {error}; run as root, and check the disk", state_dir.display()))
     })?;
-    let lock = InstanceLock::take(&state_dir).map_err(|error| match error {
-        LockError::Held(_) => (Exit::Busy, error.to_string()),
-        LockError::Io(..) => unusable(&error),
-    })?;
+    let lock = InstanceLock::take(&state_dir).map_err(|error| (Exit::from(&error), error.to_string()))?;
     let store: Arc<dyn Store> =
         Arc::new(SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?);
     let view = View::of(&store.load().map_err(|error| unusable(&error))?);
