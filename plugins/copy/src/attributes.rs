@@ -217,6 +217,8 @@ pub(crate) fn set_all(
                     mode = without_acl(value, mode);
                 }
             }
+            // Of an attribute this mostly says that it does not fit beside the file, while there is room enough for others.
+            Err(Errno::NOSPC) => return Err(Errno::TOOBIG),
             Err(errno) => return Err(errno),
         }
     }

@@ -7,13 +7,14 @@
 use crate::attributes::{Xattrs, is_refused};
 use crate::error::{CopyError, failed};
 use crate::exclude::{At, Exclude};
-use crate::manifest::{Entry, FolderDone, Header, Journal, Manifest, ROOT, Record, State};
+use crate::manifest::{BATCH_BYTES, Entry, FolderDone, Header, Journal, Manifest, ROOT, Record, State};
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::progress::{Control, Counts, Ends, Over, PROGRESS_MILLIS, watching};
 use crate::source::{join, open_below, open_dir, open_root};
 use crate::stamp::{Kind, Moment, Seen, Stamp, look, look_open};
 use crate::target::{Target, is_remote};
+use crate::watch::Watch;
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -156,6 +157,12 @@ pub fn changes_since(
             over.every(PROGRESS_MILLIS, || {
                 let waits = listing.target.waiting_millis();
                 (control.on_progress)(&listing.counts.progress(control.total, started.elapsed(), waits));
+                // Not all of it at once in memory; the mark that it is whole comes at the end.
+                if journal.waiting_bytes() > BATCH_BYTES
+                    && let Err(error) = journal.batch(|| Ok(()))
+                {
+                    listing.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
             });
         });
         let _over = Ends(&over);
@@ -167,7 +174,7 @@ pub fn changes_since(
             for slot in 0..threads {
                 let listing = &listing;
                 scope.spawn(move || {
-                    Target::enlist(slot);
+                    Watch::enlist(slot);
                     listing.pool.work(|job| listing.enter(job));
                 });
             }

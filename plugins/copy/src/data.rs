@@ -3,6 +3,7 @@
 use crate::limits::RateLimit;
 use crate::stamp::Seen;
 use crate::target::Target;
+use crate::watch::{Watch, over};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::{Errno, Result};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -47,19 +48,32 @@ pub(crate) fn data_parts(file: impl AsFd, size: u64) -> Result<Vec<(u64, u64)>> 
     Ok(parts)
 }
 
+/// An open file of the source.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub(crate) file: BorrowedFd<'a>,
+    pub(crate) seen: &'a Seen,
+    /// Where it is behind a network.
+    pub(crate) watch: Option<&'a Watch>,
+}
+
 /// Copies the content of an open file into an empty one, unless it is to stop. Answers with the bytes written.
 pub(crate) fn copy_content(
-    from: BorrowedFd<'_>,
-    seen: &Seen,
+    from: Reading<'_>,
     target: &Target,
     to: BorrowedFd<'_>,
     buffer: &mut [u8],
     limit: Option<&RateLimit>,
     stopped: &dyn Fn() -> bool,
 ) -> std::result::Result<u64, Failed> {
+    let Reading { file, seen, watch } = from;
     let size = seen.stamp.size;
     let has_holes = seen.has_holes();
-    let parts = if has_holes { data_parts(from, size).map_err(Failed::Read)? } else { vec![(0, size)] };
+    let parts = if has_holes {
+        over(watch, || data_parts(file, size)).map_err(Failed::Read)?
+    } else {
+        vec![(0, size)]
+    };
     let mut written = 0;
     let mut end = 0;
     for (start, stop) in parts {
@@ -67,7 +81,7 @@ pub(crate) fn copy_content(
         while at < stop {
             let want = usize::try_from(stop - at).unwrap_or(usize::MAX).min(buffer.len());
             let Some(piece) = buffer.get_mut(..want) else { break };
-            let got = read_at(from, piece, at).map_err(Failed::Read)?;
+            let got = over(watch, || read_at(file, piece, at)).map_err(Failed::Read)?;
             let piece = piece.get(..got).unwrap_or_default();
             if got == 0 {
                 break;

@@ -100,6 +100,11 @@ pub(crate) fn said(errno: rustix::io::Errno) -> String {
             "it is larger than the target lets a file be; raise that limit there, or leave the file out"
                 .into()
         }
+        rustix::io::Errno::TOOBIG => {
+            "the target has no room for its extended attributes: they are larger than it can hold beside a file, or it is full; remove \
+             them, or leave the file out"
+                .into()
+        }
         errno => std::io::Error::from(errno).to_string(),
     }
 }

@@ -55,7 +55,7 @@ impl Pass<'_> {
             Err(errno) => return self.fail("open at the target the folder", &path, errno),
         };
         let meta = if unfinished {
-            match Meta::looked_at(now, read_from, target.as_fd()) {
+            match self.looked_at(now, read_from, target.as_fd()) {
                 Ok(meta) => meta,
                 Err(errno) => return self.fail("look at the target's folder", &path, errno),
             }
@@ -91,10 +91,10 @@ impl Pass<'_> {
     pub(crate) fn fill_root(&self, unfinished: bool, buffer: &mut [u8]) {
         let opened = (|| {
             let read_from = file_clock();
-            let source = open_below(&self.source_root, b"", true)?;
-            let seen = look_open(&source)?;
+            let source = self.at_source(|| open_below(&self.source_root, b"", true))?;
+            let seen = self.at_source(|| look_open(&source))?;
             let target = self.target()?.open_below(b"")?;
-            let mut meta = Meta::looked_at(seen, read_from, target.as_fd())?;
+            let mut meta = self.looked_at(seen, read_from, target.as_fd())?;
             if meta.mode != CLOSED {
                 self.target()?.chmod_open(&target, CLOSED)?;
                 meta.mode = CLOSED;
@@ -122,7 +122,7 @@ impl Pass<'_> {
 
     fn fill_open(&self, open: Open, unfinished: bool, buffer: &mut [u8]) {
         let wanted_from = open.source.as_ref().filter(|_| !self.options.withdraw);
-        let names = match wanted_from.map_or(Ok(Vec::new()), list) {
+        let names = match wanted_from.map_or(Ok(Vec::new()), |source| self.at_source(|| list(source))) {
             Ok(names) => names,
             // Like one that could not be opened any more; the root is never simply gone.
             Err(errno) if is_gone(errno) && open.number != ROOT => return self.note_unsettled(),
@@ -146,7 +146,7 @@ impl Pass<'_> {
             else {
                 continue;
             };
-            let seen = match look(source, &name) {
+            let seen = match self.at_source(|| look(source, &name)) {
                 Ok(seen) => seen,
                 Err(errno) if is_gone(errno) => continue,
                 Err(errno) => {
@@ -260,7 +260,7 @@ impl Pass<'_> {
         };
         let meta = if plan.done.unsure {
             let Meta { seen, read_from, .. } = plan.meta;
-            match Meta::looked_at(seen, read_from, target.as_fd()) {
+            match self.looked_at(seen, read_from, target.as_fd()) {
                 Ok(meta) => meta,
                 Err(errno) => return self.fail("look at the target's folder", &plan.path, errno),
             }
@@ -288,7 +288,7 @@ impl Pass<'_> {
         if is_mount {
             return Ok(None);
         }
-        open_below(&self.source_root, path, self.options.cross_mounts).map(Some)
+        self.at_source(|| open_below(&self.source_root, path, self.options.cross_mounts)).map(Some)
     }
 
     /// Removes temporary entries that a crash left in folders that were finished before.

@@ -1,11 +1,11 @@
 //! A folder while it is filled, and what is set on it last.
 
-use crate::attributes::{Onto, Xattrs, is_refused, set_all};
+use crate::attributes::{Onto, XattrKind, Xattrs, is_refused, kind_of, set_all, without_acl_of};
 use crate::exclude::Exclude;
 use crate::manifest::{FolderDone, ROOT, Record};
 use crate::pass::Pass;
-use crate::source::is_gone;
-use crate::stamp::{Moment, Seen, Stamp, look_open};
+use crate::source::{is_gone, join};
+use crate::stamp::{Moment, Seen, Stamp, look, look_open};
 use rustix::io::{Errno, Result};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,7 +43,7 @@ impl Meta {
     }
 
     /// Of a folder that stands at the target in an unknown state.
-    pub(crate) fn looked_at(seen: Seen, read_from: Moment, there: BorrowedFd<'_>) -> Result<Self> {
+    fn looked_at(seen: Seen, read_from: Moment, there: BorrowedFd<'_>) -> Result<Self> {
         let stamp = look_open(there)?.stamp;
         let xattrs = Xattrs::of_open(there)?;
         Ok(Meta {
@@ -123,6 +123,11 @@ impl Open {
 }
 
 impl Pass<'_> {
+    /// [`Meta::looked_at`], watched: the target may not answer.
+    pub(crate) fn looked_at(&self, seen: Seen, read_from: Moment, there: BorrowedFd<'_>) -> Result<Meta> {
+        self.target()?.watched(|| Meta::looked_at(seen, read_from, there))
+    }
+
     /// One job of the folder has ended; the last one sets its attributes.
     pub(crate) fn job_ended(&self, open: &Arc<Open>) {
         if open.left.fetch_sub(1, SeqCst) != 1 || self.stopped() {
@@ -171,7 +176,8 @@ impl Pass<'_> {
         target: BorrowedFd<'_>,
         meta: &Meta,
     ) {
-        let xattrs = match source.map_or_else(|| Ok(Xattrs::default()), Xattrs::of_open) {
+        let read = |source| self.at_source(|| Xattrs::of_open(source));
+        let xattrs = match source.map_or_else(|| Ok(Xattrs::default()), read) {
             Ok(xattrs) => xattrs,
             Err(errno) if is_gone(errno) && number != ROOT => return self.note_unsettled(),
             Err(errno) => return self.fail("read the attributes of the folder", path, errno),
@@ -201,6 +207,36 @@ impl Pass<'_> {
         }
         target.set_times_open(to, &meta.seen.times())?;
         Ok(!xattrs.is_empty())
+    }
+
+    /// On the way back: what stands under `name` has attributes that the other side could not hold, and so its successor `made` lacks them
+    /// though nobody took them away. It gets them, unless its permissions were set anew over there. Not capabilities: they went with
+    /// the content that they were given to.
+    pub(crate) fn keep_refused(&self, open: &Open, name: &CStr, made: &CStr, stamp: &Stamp) -> Result<()> {
+        let target = self.target()?;
+        let stands = match target.watched(|| look(&open.target, name)) {
+            Ok(stands) => stands.stamp,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        if stands.kind() != stamp.kind() {
+            return Ok(());
+        }
+        let mut had = target.watched(|| Xattrs::of_entry(open.target.as_fd(), name))?;
+        let mut mode = stands.permissions();
+        for (key, value) in &had.0 {
+            mode = without_acl_of(key, value, mode).unwrap_or(mode);
+        }
+        let is_mode_kept = mode == stamp.permissions();
+        let refused = |key: &CStr| self.at_source(|| is_refused(&self.source_root, key));
+        had.0.retain(|key, _| match kind_of(key) {
+            XattrKind::Acl => is_mode_kept && refused(key),
+            XattrKind::User => refused(key),
+            _ => false,
+        });
+        let path = join(&open.path, name.to_bytes());
+        let onto = Onto::Entry(open.target.as_fd(), made);
+        set_all(target, onto, &had, stands.permissions(), &self.refusals, &path).map(drop)
     }
 
     /// Removes what the target's entry has inherited or had before and the source's has not.

@@ -53,13 +53,15 @@ mod survey;
 mod target;
 mod verify;
 mod walk;
+mod watch;
 
 pub use aside::is_mount_of_its_own;
 pub use attributes::{Refused, XattrKind};
 pub use back::{BackChange, BackChanges, BackKind, changes_since, options_back};
 pub use error::{CopyError, Failure};
 pub use options::{
-    CHANGING_RETRIES, Durability, Options, Owners, THREADS_MAX, THREADS_PER_CPU_LOCAL, THREADS_REMOTE,
+    CHANGING_RETRIES, Durability, MAPPED_WRITES_SECONDS, Options, Owners, THREADS_MAX, THREADS_PER_CPU_LOCAL,
+    THREADS_REMOTE,
 };
 pub use pass::{Report, run, withdraw};
 pub use probe::{Ability, Found, Probed, clock_of, probe};

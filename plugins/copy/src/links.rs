@@ -20,7 +20,7 @@ pub(crate) struct Member {
     /// The inode as it was when this name was looked at.
     pub(crate) stamp: Stamp,
     /// `None`: recorded, and as it was.
-    pub(crate) change: Option<Change>,
+    pub(crate) change: Option<Box<Change>>,
 }
 
 /// A name that is to be made.
@@ -40,6 +40,13 @@ enum Led {
     Vanished,
     /// It failed, and that was told.
     Failed,
+}
+
+/// Whether all looks at the names of an inode, told with whether that name is to be made, saw what the names that are as they were have at
+/// the target. If so, these may lead the others.
+fn looks_agree(looks: impl Iterator<Item = (Stamp, bool)> + Clone) -> bool {
+    let Some((changed, _)) = looks.clone().find(|(_, is_changed)| *is_changed) else { return true };
+    looks.clone().all(|(stamp, _)| stamp == changed) || looks.clone().all(|(_, is_changed)| is_changed)
 }
 
 /// What is needed to open a folder again.
@@ -69,15 +76,13 @@ impl Pass<'_> {
             temporary: entry.temporary,
         };
         let (path, stamp) = (Arc::clone(&open.path), entry.seen.stamp);
-        let member = Member { path, name: entry.name, stamp, change: Some(change) };
+        let member = Member { path, name: entry.name, stamp, change: Some(Box::new(change)) };
         self.links().entry(key).or_default().push(member);
     }
 
     /// Makes the names of one inode: the first by copying, unless one is as it was, the others by linking to it.
     pub(crate) fn join_links(&self, mut members: Vec<Member>, buffer: &mut [u8]) {
-        let changed = members.iter().find(|member| member.change.is_some()).map(|member| member.stamp);
-        let is_old = |member: &Member| member.change.is_none() && Some(member.stamp) != changed;
-        if members.iter().any(is_old) {
+        if !looks_agree(members.iter().map(|member| (member.stamp, member.change.is_some()))) {
             // The inode changed between two looks: what one name has at the target is not what the others are to have. The next
             // pass finds that name changed, too.
             members.retain(|member| member.change.is_some());
@@ -89,11 +94,13 @@ impl Pass<'_> {
         }
         members.swap(0, leader);
         let mut members = members.into_iter();
-        let (path, name, made) = loop {
+        let (path, name, made, is_copied) = loop {
             let Some(leader) = members.next() else { return };
-            let Some(change) = leader.change else { break (leader.path, leader.name, None) };
-            match self.copy_leader(&leader.path, &leader.name, change, buffer) {
-                Led::As(state, stamp) => break (leader.path, leader.name, Some((state, stamp))),
+            let Some(change) = leader.change else {
+                break (leader.path, leader.name, (State::Done, leader.stamp), false);
+            };
+            match self.copy_leader(&leader.path, &leader.name, *change, buffer) {
+                Led::As(state, stamp) => break (leader.path, leader.name, (state, stamp), true),
                 // Another name of it may still be there.
                 Led::Vanished => {}
                 Led::Failed => return,
@@ -101,7 +108,7 @@ impl Pass<'_> {
         };
         for member in members {
             if let Some(change) = member.change {
-                self.make_link((&path, &name), (&member.path, &member.name), change, made);
+                self.make_link((&path, &name), (&member.path, &member.name), *change, made, is_copied);
             }
         }
     }
@@ -161,7 +168,8 @@ impl Pass<'_> {
         leader: (&[u8], &CStr),
         member: (&[u8], &CStr),
         change: Change,
-        made: Option<(State, Stamp)>,
+        (state, stamp): (State, Stamp),
+        is_copied: bool,
     ) {
         let temporary = self.temporary(change.temporary);
         let linked = (|| {
@@ -193,14 +201,13 @@ impl Pass<'_> {
             let renamed = target.rename(&to, &temporary, member.1);
             // Renaming one name of an inode over another does nothing: then the temporary one is still there. Not so where the first
             // name was just copied, to an inode of its own.
-            if is_unsure || made.is_none() || renamed.is_err() {
+            if is_unsure || !is_copied || renamed.is_err() {
                 target.remove(&to, &temporary)?;
             }
             renamed
         })();
         match linked {
             Ok(()) => {
-                let (state, stamp) = made.unwrap_or((State::Done, change.seen.stamp));
                 self.record(change.open.number, &[(member.1.to_owned(), state, 0, stamp)]);
                 Counts::add(&self.counts.written, 1);
             }
@@ -210,5 +217,24 @@ impl Pass<'_> {
                 self.unclaim_taken(folder.exclusive, folder.number, member.1, change.there, errno);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_as_it_was_leads_only_names_that_were_seen_like_it() {
+        let at = |seconds| Stamp { changed: crate::stamp::Moment { seconds, nanos: 1 }, ..Stamp::default() };
+        let agree = |looks: &[(i64, bool)]| {
+            looks_agree(looks.iter().map(|(seconds, is_changed)| (at(*seconds), *is_changed)))
+        };
+        assert!(agree(&[(1, false), (1, false)]), "nothing is to be made");
+        assert!(agree(&[(1, false), (1, true), (1, true)]), "the others were never made");
+        assert!(agree(&[(1, true), (2, true)]), "what is copied now is the newest for all");
+        assert!(!agree(&[(1, false), (2, true)]));
+        assert!(!agree(&[(1, false), (1, true), (2, true)]), "changed after the first of two looks");
+        assert!(!agree(&[(2, true), (1, true), (1, false)]));
     }
 }

@@ -1,6 +1,7 @@
 //! What can be chosen about a copy.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Threads for a target behind a network: NFS 4.1 has 64 slots a session by default.
 pub const THREADS_REMOTE: usize = 64;
@@ -8,6 +9,9 @@ pub const THREADS_REMOTE: usize = 64;
 pub const THREADS_PER_CPU_LOCAL: usize = 4;
 /// The most threads that may be asked for.
 pub const THREADS_MAX: usize = 256;
+/// Writes through a memory map show in a file's times only when its pages were clean before: for so long after a change another one
+/// can go unseen. Linux writes pages out after 30 s unless it is told otherwise (`vm.dirty_expire_centisecs`).
+pub const MAPPED_WRITES_SECONDS: u64 = 60;
 /// How often a file that changes while it is read is copied again within one pass.
 pub const CHANGING_RETRIES: u32 = 3;
 
@@ -53,6 +57,9 @@ pub struct Options {
     pub durability: Durability,
     /// See [`Owners`].
     pub owners: Owners,
+    /// A file whose last change is younger than this when it is read is copied once more by the next pass. Zero by default; for a tree
+    /// in which programs are at work, [`MAPPED_WRITES_SECONDS`].
+    pub young: Duration,
     /// At most so many bytes a second.
     pub bytes_per_second: Option<u64>,
     /// Read and write at idle I/O priority and the lowest processor priority.
@@ -84,6 +91,7 @@ impl Options {
             threads: None,
             durability: Durability::default(),
             owners: Owners::default(),
+            young: Duration::ZERO,
             bytes_per_second: None,
             idle: false,
             cross_mounts: false,

@@ -23,6 +23,7 @@ use crate::source::join;
 use crate::stamp::{Kind, Seen, file_clock, look_open};
 use crate::target::{Death, Target};
 use crate::walk::{Opened, Plan};
+use crate::watch::{Watch, over};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -81,6 +82,8 @@ pub(crate) enum Job {
 pub(crate) struct Pass<'a> {
     pub(crate) options: &'a Options,
     pub(crate) source_root: OwnedFd,
+    /// Of a source behind a network, as on the way back: it may not answer either.
+    pub(crate) source_watch: Option<Watch>,
     target: OnceLock<Target>,
     threads: usize,
     target_ino: u64,
@@ -90,6 +93,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) prefix: String,
     pub(crate) exclude: Option<Arc<Exclude>>,
     pub(crate) granule_millis: i64,
+    /// The same for regular files, see [`Options::young`].
+    pub(crate) young_millis: i64,
     pub(crate) limit: Option<RateLimit>,
     pub(crate) pool: Pool<Job>,
     pub(crate) counts: Counts,
@@ -254,8 +259,10 @@ impl Pass<'_> {
 
     fn compare_root(&self) {
         let read_from = file_clock();
-        let opened = crate::source::open_below(&self.source_root, b"", true)
-            .and_then(|source| look_open(&source).map(|seen| (source, seen)));
+        let opened = self.at_source(|| {
+            crate::source::open_below(&self.source_root, b"", true)
+                .and_then(|source| look_open(&source).map(|seen| (source, seen)))
+        });
         match opened {
             Ok((source, seen)) => {
                 let root = Opened::Folder(source, seen, read_from);
@@ -274,7 +281,7 @@ impl Pass<'_> {
         std::thread::scope(|scope| {
             for slot in 0..threads {
                 let run = move || {
-                    Target::enlist(slot);
+                    Watch::enlist(slot);
                     // A mask of its own, so that files get the mode they are made with.
                     let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS);
                     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
@@ -450,15 +457,15 @@ impl Pass<'_> {
                 return Ok(());
             }
             let Some(target) = self.target.get() else { return Ok(()) };
-            target
-                .sync_all()
-                .map_err(|errno| failed("make last what was written to", &self.options.target, errno))
+            target.sync_all().map_err(|errno| {
+                match failed("make last what was written to", &self.options.target, errno) {
+                    CopyError::System { why, .. } if is_full(&why) => CopyError::Full { why },
+                    other => other,
+                }
+            })
         });
+        // The manifest's own disk may be the full one: that is told as it is.
         if let Err(error) = synced {
-            let error = match error {
-                CopyError::System { why, .. } if is_full(&why) => CopyError::Full { why },
-                other => other,
-            };
             self.stop_for(error);
         }
     }
@@ -466,6 +473,12 @@ impl Pass<'_> {
     fn waiting_millis(&self) -> u64 {
         let opening = held(&self.opening).map_or(0, |since| since.elapsed().as_millis());
         let running = self.target.get().map_or(0, Target::waiting_millis);
-        running.max(u64::try_from(opening).unwrap_or(u64::MAX))
+        let reading = self.source_watch.as_ref().map_or(0, Watch::waiting_millis);
+        running.max(reading).max(u64::try_from(opening).unwrap_or(u64::MAX))
+    }
+
+    /// Runs an operation at the source, which is watched where it is behind a network.
+    pub(crate) fn at_source<T>(&self, operation: impl FnOnce() -> T) -> T {
+        over(self.source_watch.as_ref(), operation)
     }
 }

@@ -1,7 +1,7 @@
 //! One entry is made, or put in the place of an older one.
 
 use crate::attributes::{Onto, Xattrs, set_all};
-use crate::data::{Failed, copy_content};
+use crate::data::{Failed, Reading, copy_content};
 use crate::fill::Fill;
 use crate::folder::{Open, temporary_name};
 use crate::manifest::{Entry as Recorded, Record, State};
@@ -255,7 +255,11 @@ impl Pass<'_> {
             made = self.make(open, entry, &temporary, true, buffer);
         }
         let put = made.and_then(|made| {
-            if matches!(made, Made::As(..)) {
+            if let Made::As(stamp, _) = &made {
+                if self.options.keep_aside.is_some() {
+                    self.keep_refused(open, &entry.name, &temporary, stamp)
+                        .map_err(|errno| broke("keep the attributes of", errno))?;
+                }
                 target
                     .rename(&open.target, &temporary, &entry.name)
                     .map_err(|errno| broke("put in its place", errno))?;
@@ -289,7 +293,7 @@ impl Pass<'_> {
         }
         let read_from = file_clock();
         // Before anything is made: an error after that is the target's.
-        let xattrs = match Xattrs::of_entry(source.as_fd(), &entry.name) {
+        let xattrs = match self.at_source(|| Xattrs::of_entry(source.as_fd(), &entry.name)) {
             Ok(xattrs) => xattrs,
             Err(errno) if is_gone(errno) => return Ok(Made::Vanished),
             Err(errno) => return Err(broke("read the attributes of", errno)),
@@ -297,7 +301,7 @@ impl Pass<'_> {
         let target = self.target().map_err(|errno| broke("open the target for", errno))?;
         let stamp = entry.seen.stamp;
         let made_as_owner = if entry.seen.kind() == Kind::Symlink {
-            let leads_to = match read_link(source, &entry.name) {
+            let leads_to = match self.at_source(|| read_link(source, &entry.name)) {
                 Ok(leads_to) => leads_to,
                 Err(errno) if is_gone(errno) || errno == Errno::INVAL => return Ok(Made::Vanished),
                 Err(errno) => return Err(broke("read the link", errno)),
@@ -317,7 +321,8 @@ impl Pass<'_> {
     }
 
     fn made(&self, stamp: Stamp, read_from: Moment) -> Made {
-        Made::As(stamp, stamp.is_racy(read_from, self.granule_millis))
+        let millis = if stamp.kind() == Kind::File { self.young_millis } else { self.granule_millis };
+        Made::As(stamp, stamp.is_racy(read_from, millis))
     }
 
     fn set_entry(
@@ -358,14 +363,15 @@ impl Pass<'_> {
         loop {
             tries += 1;
             let read_from = file_clock();
-            let (from, seen) = match open_file(source, &entry.name, self.options.cross_mounts) {
-                Ok(opened) => opened,
-                Err(errno) if is_gone(errno) || errno == Errno::NXIO => {
-                    return self.vanished(open, as_name, to);
-                }
-                Err(Errno::XDEV) => return Err(broke("enter what is mounted over", Errno::XDEV)),
-                Err(errno) => return Err(broke("read", errno)),
-            };
+            let (from, seen) =
+                match self.at_source(|| open_file(source, &entry.name, self.options.cross_mounts)) {
+                    Ok(opened) => opened,
+                    Err(errno) if is_gone(errno) || errno == Errno::NXIO => {
+                        return self.vanished(open, as_name, to);
+                    }
+                    Err(Errno::XDEV) => return Err(broke("enter what is mounted over", Errno::XDEV)),
+                    Err(errno) => return Err(broke("read", errno)),
+                };
             if seen.kind() != Kind::File {
                 return self.vanished(open, as_name, to);
             }
@@ -390,8 +396,9 @@ impl Pass<'_> {
                 }
                 file
             };
+            let reading = Reading { file: from.as_fd(), seen: &seen, watch: self.source_watch.as_ref() };
             let (stopped, limit) = (|| self.stopped(), self.limit.as_ref());
-            let copied = copy_content(from.as_fd(), &seen, target, file.as_fd(), buffer, limit, &stopped);
+            let copied = copy_content(reading, target, file.as_fd(), buffer, limit, &stopped);
             let bytes = match copied {
                 Ok(bytes) => bytes,
                 Err(Failed::Read(errno)) if is_gone(errno) => {
@@ -402,8 +409,10 @@ impl Pass<'_> {
                 // Told as what stopped it; the half of it that is there stays claimed.
                 Err(Failed::Stopped) => return Err(broke("write the whole of", Errno::CANCELED)),
             };
-            let looked = Xattrs::of_open(&from)
-                .and_then(|xattrs| crate::stamp::look_open(&from).map(|after| (xattrs, after)));
+            let looked = self.at_source(|| {
+                Xattrs::of_open(&from)
+                    .and_then(|xattrs| crate::stamp::look_open(&from).map(|after| (xattrs, after)))
+            });
             let (xattrs, after) = match looked {
                 Ok(looked) => looked,
                 Err(errno) if is_gone(errno) => return self.vanished(open, as_name, Some(file)),

@@ -9,6 +9,8 @@ use std::os::fd::AsFd;
 pub(crate) const CLOCK_GRANULE_MILLIS: i64 = 20;
 /// The same for a source that is itself a network file system: its times come from another clock.
 pub(crate) const REMOTE_GRANULE_MILLIS: i64 = 2_000;
+/// The same where a time has no fraction: file systems with small inodes (ext3, small ext4) keep whole seconds.
+const WHOLE_SECONDS_MILLIS: i64 = 2_000;
 
 /// A moment as a file system keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -98,6 +100,8 @@ impl Stamp {
 
     /// Whether the entry may have changed again since `read_from` without its times showing it.
     pub(crate) fn is_racy(&self, read_from: Moment, granule_millis: i64) -> bool {
+        let is_whole = self.changed.nanos == 0;
+        let granule_millis = if is_whole { granule_millis.max(WHOLE_SECONDS_MILLIS) } else { granule_millis };
         self.changed.millis().saturating_add(granule_millis) >= read_from.millis()
     }
 }
@@ -186,5 +190,14 @@ mod tests {
         assert!(at(100_495).is_racy(read, CLOCK_GRANULE_MILLIS));
         assert!(at(100_700).is_racy(read, CLOCK_GRANULE_MILLIS), "a clock that was set back");
         assert!(!at(100_400).is_racy(read, CLOCK_GRANULE_MILLIS));
+    }
+
+    #[test]
+    fn where_times_are_whole_seconds_a_change_in_the_second_of_the_reading_is_racy() {
+        let read = Moment { seconds: 100, nanos: 500_000_000 };
+        let at = |seconds: i64| Stamp { changed: Moment { seconds, nanos: 0 }, ..Stamp::default() };
+        assert!(at(100).is_racy(read, CLOCK_GRANULE_MILLIS));
+        assert!(at(99).is_racy(read, CLOCK_GRANULE_MILLIS));
+        assert!(!at(98).is_racy(read, CLOCK_GRANULE_MILLIS));
     }
 }

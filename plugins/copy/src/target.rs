@@ -5,6 +5,7 @@ use crate::error::CopyError;
 use crate::options::Options;
 use crate::progress::BATCH_MILLIS;
 use crate::source::open_root;
+use crate::watch::Watch;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
@@ -13,7 +14,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a write of a network file system carries at most.
 const WRITE_BYTES: u64 = 1 << 20;
@@ -87,7 +88,6 @@ impl Trips {
 
 thread_local! {
     static ACTING_AS: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
-    static SLOT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 fn act_as(uid: u32, gid: u32) {
@@ -116,9 +116,7 @@ pub(crate) struct Target {
     pub(crate) trips: Trips,
     /// For tests.
     pub(crate) death: Option<Death>,
-    started: Instant,
-    /// For each thread: when its running operation began, in milliseconds since `started` plus one; 0 for none.
-    busy: Vec<AtomicU64>,
+    watch: Watch,
 }
 
 /// The end of the process at a chosen operation, as by a kill from outside.
@@ -164,25 +162,13 @@ impl Target {
             aside: None,
             trips: Trips::default(),
             death: None,
-            started: Instant::now(),
-            busy: (0..=threads).map(|_| AtomicU64::new(0)).collect(),
+            watch: Watch::new(threads),
         })
-    }
-
-    /// Gives this thread its place in the watch for stalls.
-    pub(crate) fn enlist(slot: usize) {
-        SLOT.with(|own| own.set(slot));
     }
 
     /// How long the longest running operation has been waiting.
     pub(crate) fn waiting_millis(&self) -> u64 {
-        let now = self.millis();
-        let begun = self.busy.iter().map(|busy| busy.load(Relaxed)).filter(|begun| *begun != 0).min();
-        begun.map_or(0, |begun| now.saturating_sub(begun))
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        self.watch.waiting_millis()
     }
 
     /// Runs one operation under the watch for stalls.
@@ -190,15 +176,7 @@ impl Target {
         if let Some(death) = &self.death {
             death.count();
         }
-        let slot = self.busy.get(SLOT.with(Cell::get)).or(self.busy.last());
-        if let Some(slot) = slot {
-            slot.store(self.millis(), Relaxed);
-        }
-        let answer = operation();
-        if let Some(slot) = slot {
-            slot.store(0, Relaxed);
-        }
-        answer
+        self.watch.over(operation)
     }
 
     /// Makes an entry, under the owner's ids when that is chosen and can work. Answers whether the owner is right.

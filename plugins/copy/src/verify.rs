@@ -10,6 +10,7 @@ use crate::progress::{Control, Counts, PROGRESS_MILLIS, watching};
 use crate::source::{join, list, open_below, open_dir, open_file, open_root, read_link};
 use crate::stamp::{Kind, Seen, look};
 use crate::target::{Target, Trips, is_remote};
+use crate::watch::Watch;
 use rustix::fs::Advice;
 use rustix::io::Errno;
 use serde::Serialize;
@@ -165,7 +166,7 @@ pub fn verify(options: &Options, content: Content, control: &Control<'_>) -> Res
             .map(|slot| {
                 let verify = &verify;
                 scope.spawn(move || {
-                    Target::enlist(slot);
+                    Watch::enlist(slot);
                     let (mut ours, mut theirs) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
                     verify.pool.work(|job| verify.work(job, &mut ours, &mut theirs));
                 })

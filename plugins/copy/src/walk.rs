@@ -46,8 +46,10 @@ impl Pass<'_> {
     /// Opens a folder of the source. A failure is told, and answered like a vanished one.
     pub(crate) fn open_source(&self, dir: impl AsFd, name: &CStr, seen: &Seen, path: &[u8]) -> Opened {
         let read_from = file_clock();
-        let opened = open_dir(dir, name, self.options.cross_mounts)
-            .and_then(|source| look_open(&source).map(|seen| (source, seen)));
+        let opened = self.at_source(|| {
+            open_dir(dir, name, self.options.cross_mounts)
+                .and_then(|source| look_open(&source).map(|seen| (source, seen)))
+        });
         match opened {
             Ok((source, seen)) => Opened::Folder(source, seen, read_from),
             Err(Errno::XDEV) => {
@@ -100,7 +102,7 @@ impl Pass<'_> {
         let names = match source {
             None => Vec::new(),
             Some(_) if self.options.withdraw => Vec::new(),
-            Some(source) => match list(source) {
+            Some(source) => match self.at_source(|| list(source)) {
                 Ok(names) => names,
                 Err(errno) if is_gone(errno) && !path.is_empty() => {
                     self.note_unsettled();
@@ -125,7 +127,7 @@ impl Pass<'_> {
                 _ => None,
             };
             let Some(source) = source else { break };
-            let seen = match look(source, &name) {
+            let seen = match self.at_source(|| look(source, &name)) {
                 Ok(seen) => seen,
                 Err(errno) if is_gone(errno) => continue,
                 Err(errno) => {

@@ -13,9 +13,11 @@ use connect_migrator_copy::{
     BackChanges, BackKind, Content, Control, changes_since, clock_of, options_back, run, verify,
 };
 use connect_migrator_copy_bench::{change, differences, grow};
-use lab::{Lab, settle};
+use lab::{Lab, Mounted, settle};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 struct Way {
@@ -127,6 +129,33 @@ fn a_folder_of_which_only_the_extended_attributes_changed_is_listed_and_copied_b
     assert_eq!(told, ["folder/sub", "other"]);
     way.go();
     way.lab.assert_same();
+}
+
+#[test]
+fn an_access_list_that_the_other_side_cannot_hold_outlives_a_change_of_the_content_there() {
+    let lab = small();
+    let disk = Mounted::ramfs(&lab.target);
+    for name in ["a", "b"] {
+        lab::shell(&["setfacl", "-m", "u:1005:r", lab.source.join(name).to_str().unwrap()]);
+    }
+    let way = Way::after_a_copy_of(lab);
+    fs::write(way.lab.target.join("a"), "users wrote this").unwrap();
+    fs::set_permissions(way.lab.target.join("b"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(way.list().changed, 2);
+    way.go();
+    let acl = |name: &str| {
+        let out = Command::new("getfacl").args(["-n", "-p"]).arg(way.lab.source.join(name)).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert_eq!(fs::read_to_string(way.lab.source.join("a")).unwrap(), "users wrote this");
+    assert!(acl("a").contains("user:1005:r--"), "{}", acl("a"));
+    assert!(!acl("b").contains("user:1005"), "its permissions were set anew: {}", acl("b"));
+    assert_eq!(fs::metadata(way.lab.source.join("b")).unwrap().permissions().mode() & 0o7777, 0o600);
+    let cancel = AtomicBool::new(false);
+    let control = Control { cancel: &cancel, on_progress: &|_| {}, total: None };
+    let verified = verify(&way.lab.options(), Content::All, &control).unwrap();
+    drop(disk);
+    assert!(verified.is_same(), "{verified:?}");
 }
 
 #[test]

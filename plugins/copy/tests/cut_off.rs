@@ -11,7 +11,7 @@ mod lab;
 
 use connect_migrator_copy::{Content, Control, CopyError, run, verify};
 use connect_migrator_copy_bench::{add_odd, change, grow};
-use lab::{Lab, Mounted, settle};
+use lab::{Lab, Mounted, settle, shell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -212,6 +212,27 @@ fn a_target_without_inodes_left_is_told_as_full() {
     disk.remount("nr_inodes=100000");
     lab.pass();
     lab.assert_same();
+}
+
+#[test]
+fn an_attribute_that_does_not_fit_beside_its_file_fails_that_file_and_is_not_told_as_a_full_target() {
+    let lab = Lab::new();
+    let large = Mounted::tmpfs(&lab.source, "size=10m,mode=755");
+    let small = Mounted::ext4(&lab.target, &lab.dir().join("image"));
+    lab.write("one", "1");
+    lab.write("other", "2");
+    let value = "v".repeat(8_000);
+    shell(&["setfattr", "-n", "trusted.large", "-v", &value, lab.source.join("one").to_str().unwrap()]);
+    settle();
+    let report = lab.try_pass(&lab.options()).unwrap();
+    let told = report.failures.iter().map(ToString::to_string).collect::<String>();
+    assert!(report.failed == 1 && told.contains("extended attributes"), "{report:?}");
+    assert_eq!(fs::read_to_string(lab.target.join("other")).unwrap(), "2");
+    shell(&["setfattr", "-x", "trusted.large", lab.source.join("one").to_str().unwrap()]);
+    settle();
+    lab.pass();
+    assert_eq!(fs::read_to_string(lab.target.join("one")).unwrap(), "1");
+    drop((large, small));
 }
 
 #[test]

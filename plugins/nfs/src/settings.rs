@@ -1,11 +1,12 @@
 //! What a runbook says under `with`.
 
 use connect_migrator_connect::source_edits::kept_in_data;
-use connect_migrator_copy::Options;
+use connect_migrator_copy::{MAPPED_WRITES_SECONDS, Options};
 use connect_migrator_sdk::{Context, StepError};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 /// Mount options when none are given: those that Connect's administrators are advised to use.
 /// <https://docs.posit.co/connect/admin/server-management/migration/nfs/>
@@ -42,6 +43,10 @@ pub struct Settings {
     /// Whether to use disk and processors only when nobody else does, while Connect serves. Default: true.
     #[serde(default = "yes")]
     pub idle: bool,
+    /// A file that changed less than so many seconds before it was read is copied once more by the next pass: a write through a memory map
+    /// may not show in its times. Default: 60.
+    #[serde(default = "default_young_seconds")]
+    pub young_seconds: u64,
     /// The copy is repeated while Connect serves until a pass takes no longer. Default: 30.
     #[serde(default = "default_last_pass_seconds")]
     pub last_pass_seconds: u64,
@@ -64,6 +69,10 @@ pub enum VerifyContent {
     Sample,
     /// Every file.
     All,
+}
+
+fn default_young_seconds() -> u64 {
+    MAPPED_WRITES_SECONDS
 }
 
 fn default_options() -> String {
@@ -129,6 +138,7 @@ impl Settings {
         options.ignore_at_root.push(KEPT_IN_SOURCE.into());
         options.exclude = self.leave_out.clone();
         options.threads = self.threads;
+        options.young = Duration::from_secs(self.young_seconds);
         options
     }
 

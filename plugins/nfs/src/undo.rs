@@ -159,7 +159,7 @@ fn aside(folders: &Folders, cx: &Context) -> Result<PathBuf, StepError> {
     Ok(source.with_file_name(format!("{name}.before-rollback-{id}")))
 }
 
-/// The list, made once: after a crash in the middle of copying back it still says what was to be done.
+/// The list, made once if there is something in it: after a crash in the middle of copying back it still says what was to be done.
 async fn list(cx: &Context, options: &copy::Options, since: Cutover) -> Result<BackChanges, StepError> {
     let kept = Kept(cx.state_dir());
     if let Some(listed) = copying::read::<Listed>(&kept.back_listed())? {
@@ -178,6 +178,10 @@ async fn list(cx: &Context, options: &copy::Options, since: Cutover) -> Result<B
     let changes = changes
         .await
         .map_err(|error| copying::failed("list what users changed since the cutover", &error))?;
+    if changes.is_empty() {
+        // Looked for again should it come to another try: until then users may have worked.
+        return Ok(changes);
+    }
     let listed = Listed { created: changes.created, changed: changes.changed, removed: changes.removed };
     copying::write_json(&kept.back_listed(), &listed)?;
     Ok(changes)

@@ -251,7 +251,8 @@ async fn options_and_version_in_effect_count_where_the_export_is_mounted_already
 
 #[tokio::test]
 async fn what_is_copied_already_needs_no_room_again() {
-    let house = House::new();
+    let mut house = House::new();
+    house.settings.young_seconds = 0;
     let data = 2 << 20;
     fs::write(house.at("data/apps/large"), vec![7; data]).unwrap();
     // What was written in the moment of its copy is copied once more, beside the first one, for which there is no room here.

@@ -12,6 +12,7 @@ use crate::progress::{BATCH_MILLIS, Control, Counts, Ends, Over, PROGRESS_MILLIS
 use crate::source::open_root;
 use crate::stamp::{CLOCK_GRANULE_MILLIS, Kind, REMOTE_GRANULE_MILLIS, Seen, look_open};
 use crate::target::{Target, is_remote};
+use crate::watch::Watch;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -198,12 +199,16 @@ fn begin<'a>(
         return Err(other("target", format!("it is {}", header.target.display())));
     }
     let source_is_remote = is_remote(&source_root).unwrap_or(true);
+    let granule_millis = if source_is_remote { REMOTE_GRANULE_MILLIS } else { CLOCK_GRANULE_MILLIS };
+    let young_millis = i64::try_from(options.young.as_millis()).unwrap_or(i64::MAX).max(granule_millis);
+    let threads = options.threads(header.remote);
     manifest.header.get_or_insert_with(|| header.clone());
     Ok(Pass {
         options,
         source_root,
         target: OnceLock::new(),
-        threads: options.threads(header.remote),
+        threads,
+        source_watch: source_is_remote.then(|| Watch::new(threads)),
         target_ino: header.target_ino,
         as_owner: match options.owners {
             Owners::Auto => header.remote,
@@ -212,7 +217,8 @@ fn begin<'a>(
         },
         prefix: claim_prefix(&header.token),
         exclude: Exclude::of(options)?,
-        granule_millis: if source_is_remote { REMOTE_GRANULE_MILLIS } else { CLOCK_GRANULE_MILLIS },
+        granule_millis,
+        young_millis,
         limit: options.bytes_per_second.map(RateLimit::new),
         pool: Pool::new(),
         counts: Counts::default(),

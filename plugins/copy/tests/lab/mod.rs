@@ -105,6 +105,20 @@ impl Mounted {
         Mounted(at.into())
     }
 
+    /// A file system that holds no extended attributes.
+    pub fn ramfs(at: &Path) -> Self {
+        shell(&["mount", "-t", "ramfs", "-o", "mode=755", "ramfs", at.to_str().unwrap()]);
+        Mounted(at.into())
+    }
+
+    /// A small ext4 in a new file `image`.
+    pub fn ext4(at: &Path, image: &Path) -> Self {
+        std::fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+        shell(&["mkfs.ext4", "-q", "-F", image.to_str().unwrap()]);
+        shell(&["mount", "-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]);
+        Mounted(at.into())
+    }
+
     /// One file seen in the place of another.
     pub fn bind(file: &Path, over: &Path) -> Self {
         shell(&["mount", "--bind", file.to_str().unwrap(), over.to_str().unwrap()]);
