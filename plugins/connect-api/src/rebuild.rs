@@ -97,6 +97,7 @@ impl Step for Rebuild {
     }
 
     async fn apply(config: &Self::Config, cx: &Context) -> Result<Outcome, StepError> {
+        let until = Instant::now().checked_add(Duration::from_secs(config.total_timeout_seconds));
         let api = config.connection().open(cx).await?;
         let folder = cx.state_dir();
         cx.progress(&Progress { doing: "listing the content".into(), ..Progress::default() });
@@ -116,6 +117,7 @@ impl Step for Rebuild {
             submit_ahead: config.submit_ahead.get(),
             retry: config.retry,
             max_failed: config.max_failed.map(|max| max.of(items.len())),
+            until,
             patience: Patience {
                 wait_seconds: config.wait_seconds,
                 ..Patience::with_task(Duration::from_secs(config.item_timeout_seconds))

@@ -167,6 +167,20 @@ async fn too_many_failures_fail_the_step_and_stop_it_early() {
 }
 
 #[tokio::test]
+async fn when_the_time_for_all_is_over_the_rest_is_told_and_the_step_has_not_failed() {
+    let scene = Scene::new(2, 4).await;
+    scene.builds("a1", Builds { millis: 60_000, ..Builds::default() });
+    let outcome = scene.apply(json!({"parallelism": 1, "total-timeout-seconds": 3})).await.unwrap();
+    assert_eq!(outcome.details["complete"], 1);
+    assert_eq!(outcome.details["figures"]["out-of-time"], 3);
+    let told = outcome.evidence.join("\n");
+    assert!(told.contains("3 were not built"), "{told}");
+    // What the server was building is followed by a later call, and not submitted again.
+    scene.apply(json!({"parallelism": 1, "total-timeout-seconds": 1})).await.unwrap();
+    assert_eq!(scene.submissions("a1"), 1);
+}
+
+#[tokio::test]
 async fn gateways_that_fail_now_and_then_and_lost_tasks_cost_nothing_but_time() {
     let scene = Scene::new(4, 20).await;
     scene.double.knobs().gateway_fails_every = 3;
@@ -361,7 +375,7 @@ fn limits(parallelism: usize) -> Limits {
     let away = Duration::from_millis(300);
     let patience =
         Patience { away, unknown: Duration::from_millis(20), ..Patience::with_task(Duration::from_secs(60)) };
-    Limits { parallelism, submit_ahead: 0, retry: 1, max_failed: None, patience }
+    Limits { parallelism, submit_ahead: 0, retry: 1, max_failed: None, until: None, patience }
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub struct Limits {
     pub retry: u32,
     /// How many items may fail for good before nothing more is submitted.
     pub max_failed: Option<usize>,
+    /// When nothing more is waited for; `None`: never.
+    pub until: Option<Instant>,
     /// Time-outs.
     pub patience: Patience,
 }
@@ -62,6 +64,8 @@ pub struct Tally {
     pub failed: Vec<Failed>,
     /// Not tried, because too many had failed.
     pub not_tried: usize,
+    /// Not built when the time for all was over. What the server was building then it may still finish.
+    pub out_of_time: usize,
 }
 
 /// What ends a rebuild before its end.
@@ -198,6 +202,13 @@ impl<'a> Run<'a> {
         let taken_up: Vec<usize> = queue.first.iter().map(|job| job.at).collect();
         let mut running = FuturesUnordered::new();
         let (mut told, mut kept) = (None, None);
+        let over = async {
+            match self.limits.until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut over = std::pin::pin!(over);
         loop {
             while running.len() < self.limits.parallelism + self.limits.submit_ahead {
                 let Some(job) = self.next(queue, tally, &taken_up)? else { break };
@@ -211,6 +222,12 @@ impl<'a> Run<'a> {
             }
             let ended = tokio::select! {
                 ended = running.next() => ended,
+                () = &mut over => {
+                    self.let_submissions_land(&mut running).await;
+                    let ended = tally.complete + tally.failed.len();
+                    tally.out_of_time = self.items.len().saturating_sub(ended);
+                    break;
+                }
                 () = self.cx.cancelled() => {
                     self.let_submissions_land(&mut running).await;
                     return Err(RunError::Cancelled);

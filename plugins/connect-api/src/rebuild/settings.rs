@@ -14,6 +14,9 @@ pub const RETRY: u32 = 1;
 /// Default of `item-timeout-seconds`: compiling many packages takes long.
 pub const ITEM_TIMEOUT_SECONDS: u64 = 7_200;
 
+/// Default of `total-timeout-seconds`: less than an `apply` may take by default, so that a long rebuild ends by itself and is no failure.
+pub const TOTAL_TIMEOUT_SECONDS: u64 = 6_600;
+
 /// Settings of `connect-api/rebuild`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -46,6 +49,10 @@ pub struct RebuildSettings {
     /// How long one build may take, in seconds. Default 7200.
     #[serde(default = "item_timeout_seconds")]
     pub item_timeout_seconds: u64,
+    /// How long all of it may take, in seconds; what is not built by then is told, and builds at its first visit. For longer, raise
+    /// `apply` in `[timeouts]` too. Default 6600.
+    #[serde(default = "total_timeout_seconds")]
+    pub total_timeout_seconds: u64,
     /// How long the server may keep a question about a build open, in seconds; at most, and by default, 20.
     #[serde(default = "wait_seconds")]
     pub wait_seconds: u64,
@@ -65,6 +72,10 @@ fn retry() -> u32 {
 
 fn item_timeout_seconds() -> u64 {
     ITEM_TIMEOUT_SECONDS
+}
+
+fn total_timeout_seconds() -> u64 {
+    TOTAL_TIMEOUT_SECONDS
 }
 
 fn wait_seconds() -> u64 {

@@ -67,6 +67,7 @@ impl Summary {
             "complete": self.tally.complete,
             "complete-before": self.tally.before,
             "failed": self.tally.failed.len(),
+            "out-of-time": self.tally.out_of_time,
             "skipped": self.skipped.count(),
             "seconds": (self.seconds * 1000.0).round() / 1000.0,
             "requests": self.requests,
@@ -102,10 +103,10 @@ impl Summary {
     /// What `apply` answers.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        let Tally { complete, before, failed, .. } = &self.tally;
+        let Tally { complete, before, failed, out_of_time, .. } = &self.tally;
         let mut outcome = if self.total == 0 {
             Outcome::already_done("there is no content to build")
-        } else if failed.is_empty() && complete == before {
+        } else if failed.is_empty() && complete == before && *out_of_time == 0 {
             Outcome::already_done(format!("all {complete} items were built before"))
         } else {
             let built = format!("built {complete} of {} items in {:.1} s", self.total, self.seconds);
@@ -115,6 +116,11 @@ impl Summary {
             let logs = self.logs.display();
             let text = format!("{} failed: {}; the logs are in {logs}", failed.len(), self.failures());
             outcome = outcome.and(text);
+        }
+        if *out_of_time > 0 {
+            outcome = outcome.and(format!(
+                "{out_of_time} were not built when the time for all (`total-timeout-seconds`) was over: each builds at its first visit"
+            ));
         }
         if self.skipped.count() > 0 {
             outcome = outcome.and(format!("{} items have nothing to build", self.skipped.count()));
