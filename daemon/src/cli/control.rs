@@ -124,15 +124,22 @@ fn back(view: &View) -> Result<Option<Event>, String> {
 
 /// Ends the soak.
 pub(super) async fn commit(instance: &Instance, yes: bool, wait: bool) -> Exit {
-    let event = |view: &View| match &view.decision {
+    let choice =
+        Choice { method: "Commit", question: questions::commit, goes_back: false, event: commit_event };
+    decide(instance, &choice, yes, wait).await
+}
+
+/// What a commit writes down where no daemon runs.
+fn commit_event(view: &View) -> Result<Option<Event>, String> {
+    match &view.decision {
         Some(Decision::Rollback { .. }) => Err("it is being rolled back".into()),
         Some(Decision::Commit { .. }) => Ok(None),
         None if view.commit_asked => Ok(None),
         None if view.soak_since.is_none() => Err("only a migration in its soak can be committed".into()),
-        None => Ok(Some(Event::CommitDecided { by: "operator".into() })),
-    };
-    let choice = Choice { method: "Commit", question: questions::commit, goes_back: false, event };
-    decide(instance, &choice, yes, wait).await
+        // The run gave this choice after it had looked at the new server. Else it looks once more first.
+        None if view.stop.is_some() => Ok(Some(Event::CommitDecided { by: "operator".into() })),
+        None => Ok(Some(Event::CommitAsked)),
+    }
 }
 
 async fn decide(instance: &Instance, choice: &Choice, yes: bool, wait: bool) -> Exit {
@@ -264,6 +271,21 @@ mod tests {
             version: "0".into(),
             outline: crate::state::Outline::default(),
         }
+    }
+
+    #[test]
+    fn a_commit_without_a_daemon_looks_at_the_new_server_once_more_unless_the_run_gave_that_choice() {
+        let store = MemoryStore::default();
+        let view = || View::of(&store.load().unwrap());
+        store.append(&started()).unwrap();
+        assert!(commit_event(&view()).is_err(), "users are not there yet");
+        store.append(&Event::SoakStarted).unwrap();
+        store.append(&Event::Parked).unwrap();
+        assert_eq!(commit_event(&view()), Ok(Some(Event::CommitAsked)));
+        store.append(&Event::CommitAsked).unwrap();
+        assert_eq!(commit_event(&view()), Ok(None));
+        store.append(&Event::Stopped { why: "it does not hold".into(), may: vec![MayDo::Commit] }).unwrap();
+        assert_eq!(commit_event(&view()), Ok(Some(Event::CommitDecided { by: "operator".into() })));
     }
 
     #[test]

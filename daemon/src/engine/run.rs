@@ -155,6 +155,8 @@ pub struct Engine {
     park: bool,
     /// systemd ends this process: the park is not taken back.
     stop: bool,
+    /// An operator asked for the park.
+    paused: bool,
     /// It was decided while something else was being done.
     rollback: bool,
 }
@@ -182,8 +184,15 @@ impl Engine {
             clock,
             park: false,
             stop: false,
+            paused: false,
             rollback: false,
         })
+    }
+
+    /// Whether an operator wants it to stand still until somebody resumes it. A stop by systemd is no such wish.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// The current state.
@@ -282,6 +291,7 @@ impl Engine {
                 }
                 self.park = true;
                 self.stop |= *command == Command::Stop;
+                self.paused |= *command == Command::Park;
                 self.observer.note(&Note::Parking(true));
                 let parks = if in_window(&view) {
                     "parks as soon as users are served again".into()
@@ -299,6 +309,7 @@ impl Engine {
             }
             Command::Resume if self.park => {
                 self.park = false;
+                self.paused = false;
                 self.observer.note(&Note::Parking(false));
                 Ok("goes on: the pause was taken back before it parked".into())
             }

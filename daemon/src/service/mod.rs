@@ -55,7 +55,7 @@ pub async fn run(instance: &Instance, steps: StepsRunAs) -> Exit {
         Ok(Begun::Run(engine, _lock)) => go(instance, *engine, &teller).await,
         Ok(Begun::Ended(view, end, _lock)) => {
             teller.ready();
-            wrap_up(instance, &view, &teller).await;
+            wrap_up(instance, &view, false, &teller).await;
             exit_of(&end)
         }
         Err((exit, why)) => {
@@ -155,14 +155,14 @@ async fn launchers(
 }
 
 /// Writes the report; after the end of a migration, undoes what was set up for its time only. Done twice, it is done once. One that
-/// waits for an operator is not gone on with by a reboot.
-async fn wrap_up(instance: &Instance, view: &View, teller: &Teller) {
+/// waits for an operator, or was paused by one, is not gone on with by a reboot.
+async fn wrap_up(instance: &Instance, view: &View, is_paused: bool, teller: &Teller) {
     if let Some(report) = Report::of(view, Timestamp::now())
         && let Err(error) = report.write(&instance.report_path())
     {
         teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
     }
-    if view.closed.is_some() || view.stop.is_some() {
+    if view.closed.is_some() || view.stop.is_some() || is_paused {
         recover::arm(instance, false, teller).await;
     }
     if view.closed.is_some() {
@@ -205,7 +205,7 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
         teller.ready();
     }
     let result = engine.run(&mut commands).await;
-    wrap_up(instance, &engine.view(), teller).await;
+    wrap_up(instance, &engine.view(), engine.is_paused(), teller).await;
     if let Some(bus) = bus {
         bus.close().await;
     }

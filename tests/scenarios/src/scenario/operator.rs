@@ -71,8 +71,11 @@ fn by_commands(lab: &Lab) -> Tried {
     lab.wait_for("the run to park", "! systemctl is-active -q connect-migrator@prod")?;
     let status = lab.status()?;
     ensure!(standing(&status) == "parked", "after `pause` it is {}", standing(&status));
+    let enabled = "systemctl is-enabled connect-migrator@prod || true";
+    ensure!(lab.ask(enabled)? == "disabled", "a reboot would go on with what was paused");
     lab.must("connect-migrator resume prod")?;
     lab.wait_soak()?;
+    ensure!(lab.ask(enabled)? == "enabled", "a reboot would not go on with what runs");
 
     let asked = lab.machine.run("connect-migrator rollback prod </dev/null")?;
     ensure!(!asked.success(), "rollback did not ask");
