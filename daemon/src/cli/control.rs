@@ -8,7 +8,7 @@ use crate::engine::{NOTHING_TO_ABORT, users_have_moved};
 use crate::instance::Instance;
 use crate::report::{Report, Standing};
 use crate::service::Status;
-use crate::state::{Cause, Decision, Event, InstanceLock, Phase, SqliteStore, Store, View};
+use crate::state::{Cause, Decision, Event, InstanceLock, MayDo, Phase, SqliteStore, Store, View};
 use jiff::Timestamp;
 
 /// Parks the run at the next safe point.
@@ -137,7 +137,9 @@ fn commit_event(view: &View) -> Result<Option<Event>, String> {
         None if view.commit_asked => Ok(None),
         None if view.soak_since.is_none() => Err("only a migration in its soak can be committed".into()),
         // The run gave this choice after it had looked at the new server. Else it looks once more first.
-        None if view.stop.is_some() => Ok(Some(Event::CommitDecided { by: "operator".into() })),
+        None if view.stop.as_ref().is_some_and(|stop| stop.may.contains(&MayDo::Commit)) => {
+            Ok(Some(Event::CommitDecided { by: "operator".into() }))
+        }
         None => Ok(Some(Event::CommitAsked)),
     }
 }
@@ -242,7 +244,7 @@ fn has_ended_since(before: Option<&View>, now: &View) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{End, MayDo, MemoryStore};
+    use crate::state::{End, MemoryStore};
 
     #[test]
     fn the_exit_code_tells_whether_what_was_asked_for_came_about() {

@@ -308,9 +308,7 @@ impl Engine {
                 Err("systemd is stopping it: it parks, and can be resumed once it has".into())
             }
             Command::Resume if self.park => {
-                self.park = false;
-                self.paused = false;
-                self.observer.note(&Note::Parking(false));
+                self.unpark();
                 Ok("goes on: the pause was taken back before it parked".into())
             }
             Command::Resume => Ok("runs already".into()),
@@ -324,6 +322,10 @@ impl Engine {
                 None => match self.append(&Event::RollbackDecided { cause: operators_cause() }) {
                     Ok(()) => {
                         self.rollback = true;
+                        // Who asks for the way back does not want it to stand still first, as systemd may.
+                        if self.paused && !self.stop {
+                            self.unpark();
+                        }
                         Ok(interrupt("rolls back"))
                     }
                     Err(error) => Err(error.to_string()),
@@ -549,6 +551,12 @@ impl Engine {
             let pause = if over { pause } else { pause.min(left) };
             self.soak_pause(pause, strikes > 0, commands).await;
         }
+    }
+
+    fn unpark(&mut self) {
+        self.park = false;
+        self.paused = false;
+        self.observer.note(&Note::Parking(false));
     }
 
     fn commit_asked(&self) -> bool {

@@ -134,6 +134,13 @@ fn a_rollback_that_was_promised_during_a_call_is_durable_before_the_call_has_end
 }
 
 #[test]
+fn a_rollback_that_is_asked_for_after_a_pause_does_not_stand_still_first() {
+    let asked = asked_in_the_window(&[Command::Park, Command::Rollback]);
+    assert_eq!(end_of(&asked.finish), &End::RolledBack { left: vec![] });
+    assert!(!asked.events.contains(&Event::Parked), "{:?}", asked.answers);
+}
+
+#[test]
 fn a_commit_that_was_promised_is_durable_and_the_next_daemon_keeps_it() {
     let script = Script { then: Some(Then::Wait), ..Script::default() };
     let asked = asked_when(
