@@ -25,8 +25,8 @@ struct Ours {
     running: bool,
     /// The engine is about to start it again.
     restarting: bool,
-    /// How long it has been running.
-    age: Option<Duration>,
+    /// When it was started last, as the engine writes it.
+    started_at: Option<String>,
     policy: Option<RestartPolicyNameEnum>,
     made: Made,
 }
@@ -45,7 +45,7 @@ async fn ours(subject: &Subject<'_>, engine: &Engine) -> Result<Option<Ours>, En
         id: id.clone().unwrap_or_default(),
         running: state.as_ref().and_then(|state| state.running).unwrap_or(false),
         restarting: state.as_ref().and_then(|state| state.restarting).unwrap_or(false),
-        age: state.as_ref().and_then(|state| age_of(state.started_at.as_deref()?)),
+        started_at: state.as_ref().and_then(|state| state.started_at.clone()),
         policy: host_config.as_ref().and_then(|config| config.restart_policy.as_ref()?.name),
         made: Made::from_labels(label),
     }))
@@ -61,14 +61,16 @@ fn age_of(started_at: &str) -> Option<Duration> {
 struct InEngine<'a> {
     engine: &'a Engine,
     name: &'a str,
+    /// When the run began that is to become the server. An engine that died starts the container again and counts no restart.
+    began: Option<String>,
 }
 
 impl Runner for InEngine<'_> {
     async fn state(&self) -> Result<State, StepError> {
         let container =
             self.engine.container(self.name).await.map_err(EngineError::step)?.unwrap_or_default();
-        let again = container.restart_count.unwrap_or_default() > 0;
         let state = container.state.unwrap_or_default();
+        let again = container.restart_count.unwrap_or_default() > 0 || state.started_at != self.began;
         if state.running == Some(true) && !again {
             return Ok(State::Runs);
         }
@@ -164,7 +166,13 @@ pub async fn apply(subject: &Subject<'_>, cx: &Context) -> Result<Outcome, StepE
     }
     let _knock = gate::open(subject)?;
     start_with_policy(subject, &engine, &container).await?;
-    let healthy = health::wait(subject, cx, &InEngine { engine: &engine, name }, &expected).await?;
+    let began = if container.running {
+        container.started_at
+    } else {
+        ours(subject, &engine).await.map_err(EngineError::step)?.and_then(|started| started.started_at)
+    };
+    let runner = InEngine { engine: &engine, name, began };
+    let healthy = health::wait(subject, cx, &runner, &expected).await?;
     Ok(start::outcome(subject, cx, &container.made, &healthy, done))
 }
 
@@ -217,7 +225,7 @@ pub async fn verify(subject: &Subject<'_>, cx: &Context) -> Result<Verdict, Step
             format!("`docker update --restart unless-stopped {name}`"),
         ));
     }
-    let limit = start::patience(subject, container.age);
+    let limit = start::patience(subject, container.started_at.as_deref().and_then(age_of));
     start::verify(subject, cx, &container.made, limit, &format!("`docker logs {name}`")).await
 }
 

@@ -180,6 +180,27 @@ async fn a_server_that_is_not_the_right_one_fails_and_is_taken_away() {
 }
 
 #[tokio::test]
+async fn a_container_that_an_engine_which_died_has_started_again_is_no_new_server() {
+    let mut host = Host::new(Kind::Docker).await;
+    prepare(&host).await.unwrap();
+    host.settings["start-timeout"] = json!("60s");
+    let run = |began: &str| {
+        host.engine.state().container.as_mut().unwrap()["State"] =
+            json!({ "Running": true, "StartedAt": began });
+    };
+    run("2026-11-07T01:00:00Z");
+    host.engine.state().start = Start::Silent;
+    let (applied, ()) = tokio::join!(apply(&host), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // No restart is counted.
+        run("2026-11-07T01:00:30Z");
+    });
+    let error = applied.unwrap_err();
+    assert!(error.why.contains("the engine started it again"), "{error}");
+    put_back_entirely(&host).await;
+}
+
+#[tokio::test]
 async fn what_the_engine_refuses_to_start_ends_prepare() {
     for (message, why, remedy) in [
         ("bind source path does not exist: /x", "/x", "the mask of the source's unit"),

@@ -77,7 +77,9 @@ impl State {
         if again && code != 0 {
             container["RestartCount"] = json!(1);
         }
-        container["State"] = json!({ "Running": running, "ExitCode": code });
+        // In one container all of it is one run.
+        container["State"]["Running"] = json!(running);
+        container["State"]["ExitCode"] = json!(code);
         if let Start::Serve { version, hostname } = self.start {
             *self.serve.lock().unwrap() = Some((version, hostname));
         }
