@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 
-/// How many levels of a schema are shown.
-const DEPTH_MAX: usize = 4;
+/// How far the settings of a step are shown that lie within others, in columns of two spaces. A schema may contain itself.
+const DEPTH_MAX: usize = 10;
 
 /// What is asked about plugins.
 #[derive(Debug, clap::Subcommand)]
@@ -217,24 +217,61 @@ fn properties(out: &mut String, root: &Value, schema: &Value, depth: usize) {
             let _ = writeln!(out, "{pad}    {line}");
         }
         if depth < DEPTH_MAX {
-            for branch in branches(root, of) {
-                properties(out, root, branch, depth + 2);
-            }
+            tables_within(out, root, of, depth + 2);
         }
     }
 }
 
-/// The schema itself, or the alternatives that it offers.
-fn branches<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
-    let schema = resolved(root, schema);
-    let several = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array);
-    several.map_or_else(|| vec![schema], |all| all.iter().map(|one| resolved(root, one)).collect())
+/// The settings of each table that a setting may be, or may be a list of.
+fn tables_within(out: &mut String, root: &Value, schema: &Value, depth: usize) {
+    let within = branches(root, schema).into_iter().flat_map(|branch| match branch.of.get("items") {
+        Some(items) => branches(root, items),
+        None => vec![branch],
+    });
+    let tables: Vec<Branch<'_>> = within.filter(|branch| branch.of.get("properties").is_some()).collect();
+    for (at, table) in tables.iter().enumerate() {
+        if tables.len() > 1 {
+            let or = if at == 0 { "either" } else { "or" };
+            let _ = writeln!(
+                out,
+                "{}{or}: {}",
+                "  ".repeat(depth),
+                table.said.lines().next().unwrap_or_default()
+            );
+        }
+        properties(out, root, table.of, depth);
+    }
+}
+
+/// One of the alternatives that a schema offers.
+struct Branch<'a> {
+    of: &'a Value,
+    /// What is said about it where it is offered.
+    said: &'a str,
+}
+
+/// The schema itself, or the alternatives that it offers, and those that these offer.
+fn branches<'a>(root: &'a Value, schema: &'a Value) -> Vec<Branch<'a>> {
+    fn add<'a>(all: &mut Vec<Branch<'a>>, root: &'a Value, schema: &'a Value, outer: &'a str, left: usize) {
+        let of = resolved(root, schema);
+        let said = schema.get("description").or_else(|| of.get("description"));
+        let said = said.and_then(Value::as_str).unwrap_or(outer);
+        match of.get("anyOf").or_else(|| of.get("oneOf")).and_then(Value::as_array) {
+            Some(several) if left > 0 => several.iter().for_each(|one| add(all, root, one, said, left - 1)),
+            Some(_) => {}
+            None if all.iter().any(|known| std::ptr::eq(known.of, of)) => {}
+            None => all.push(Branch { of, said }),
+        }
+    }
+    let mut all = Vec::new();
+    add(&mut all, root, schema, "", DEPTH_MAX);
+    all
 }
 
 /// What a value may be, in words.
 fn kind(root: &Value, schema: &Value) -> String {
     let mut words: Vec<String> = Vec::new();
-    for branch in branches(root, schema) {
+    for Branch { of: branch, .. } in branches(root, schema) {
         let constants =
             branch.get("enum").and_then(Value::as_array).into_iter().flatten().chain(branch.get("const"));
         let before = words.len();
@@ -242,16 +279,18 @@ fn kind(root: &Value, schema: &Value) -> String {
         if words.len() > before {
             continue;
         }
-        match branch.get("type") {
-            Some(Value::String(word)) if word == "object" => words.push("table".into()),
-            Some(Value::String(word)) if word != "null" => words.push(word.clone()),
-            Some(Value::Array(all)) => {
-                words.extend(
-                    all.iter().filter_map(Value::as_str).filter(|word| *word != "null").map(str::to_owned),
-                );
+        let types = match branch.get("type") {
+            Some(Value::Array(all)) => all.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+            None => &[],
+        };
+        words.extend(types.iter().filter_map(Value::as_str).filter(|word| *word != "null").map(|word| {
+            match word {
+                "object" => "table".to_owned(),
+                "array" => "list".to_owned(),
+                other => other.to_owned(),
             }
-            _ => {}
-        }
+        }));
     }
     words.dedup();
     if words.is_empty() { "any".into() } else { words.join(" or ") }
@@ -262,9 +301,48 @@ fn example(root: &Value, schema: &Value) -> String {
     match kind(root, schema).split(" or ").next().unwrap_or_default() {
         "integer" | "number" => "1".into(),
         "boolean" => "true".into(),
-        "array" => "[]".into(),
+        "list" => "[]".into(),
         "table" => "{ … }".into(),
         text if text.starts_with('"') => text.to_owned(),
         _ => "\"…\"".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn settings_within_alternatives_and_lists_are_shown() {
+        let schema = json!({
+            "properties": {
+                "image": { "description": "Which.", "anyOf": [
+                    { "type": "string" },
+                    { "$ref": "#/$defs/Chosen", "description": "Chosen." },
+                    { "$ref": "#/$defs/Built", "description": "Built." },
+                ] },
+                "mounts": { "description": "More.", "type": ["array", "null"], "items": { "$ref": "#/$defs/Mount" } },
+                "names": { "description": "Words.", "type": "array", "items": { "type": "string" } },
+            },
+            "required": ["image"],
+            "$defs": {
+                "Chosen": { "type": "object", "properties": { "version": { "type": "string", "description": "Of it." } } },
+                "Built": { "anyOf": [
+                    { "type": "object", "properties": { "build": { "type": "string", "description": "What." } } },
+                    { "$ref": "#/$defs/Built" },
+                ] },
+                "Mount": { "type": "object", "properties": { "source": { "type": "string", "description": "Where." } },
+                    "required": ["source"] },
+            },
+        });
+        let mut out = String::new();
+        properties(&mut out, &schema, &schema, 0);
+        let shown: Vec<&str> = out.lines().map(str::trim_start).collect();
+        assert!(shown[0].starts_with("image (string or table"), "{out}");
+        for line in ["either: Chosen.", "or: Built.", "version (string)", "build (string)", "mounts (list)"] {
+            assert!(shown.contains(&line), "{line} is not in\n{out}");
+        }
+        assert!(shown.contains(&"source (string, required)") && shown.contains(&"names (list)"), "{out}");
     }
 }

@@ -150,7 +150,27 @@ pub enum Image {
     /// In a file on this host.
     Archive(ArchiveImage),
     /// Built on this host.
+    #[schemars(with = "BuildKeys")]
     Build(BuildImage),
+}
+
+/// How [`BuildImage`] stands in a runbook.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "for the schema only")]
+enum BuildKeys {
+    /// Built on this host.
+    Build {
+        /// What to build.
+        build: BuildImage,
+    },
+    /// Built on this host of a Containerfile, in short.
+    File {
+        /// The file.
+        containerfile: PathBuf,
+        /// The folder that it copies from. Default: its own.
+        context: Option<PathBuf>,
+    },
 }
 
 /// An image in a file, as `docker save` writes it: for a host without a way to a registry.

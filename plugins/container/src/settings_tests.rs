@@ -103,10 +103,20 @@ fn names_that_the_engine_would_refuse_are_refused_first() {
 }
 
 #[test]
-fn the_schema_describes_every_setting() {
-    let schema = serde_json::to_value(schemars::schema_for!(Settings)).unwrap();
-    for (name, property) in schema["properties"].as_object().unwrap() {
-        let described = property.get("description").is_some();
-        assert!(described, "{name} has no description");
+fn the_schema_describes_every_setting_and_says_the_keys_of_an_image_as_they_are_read() {
+    fn look(at: &str, schema: &serde_json::Value) {
+        for (name, of) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(of.get("description").is_some(), "{at}.{name} has no description");
+        }
+        let alternatives = schema.get("anyOf").or_else(|| schema.get("oneOf"));
+        for one in alternatives.and_then(|all| all.as_array()).into_iter().flatten() {
+            look(at, one);
+        }
     }
+    let schema = serde_json::to_value(schemars::schema_for!(Settings)).unwrap();
+    look("with", &schema);
+    schema["$defs"].as_object().unwrap().iter().for_each(|(name, of)| look(name, of));
+    let image = serde_json::to_string(&schema["$defs"]["BuildKeys"]).unwrap();
+    assert!(image.contains("\"build\"") && image.contains("\"containerfile\""), "{image}");
+    assert!(!image.contains("\"bakery\""), "it is read only below `build`: {image}");
 }

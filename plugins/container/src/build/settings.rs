@@ -46,6 +46,7 @@ pub struct FileBuild {
     /// The stage to build. Default: the last.
     pub target: Option<String>,
     /// Values for its `ARG`s. No secrets: an image shows them.
+    #[schemars(default)]
     pub args: BTreeMap<String, String>,
 }
 
