@@ -60,13 +60,15 @@ impl Pass<'_> {
                 Err(errno) => return self.fail("look at the target's folder", &path, errno),
             }
         } else {
-            let inherits = parent.meta.mode & 0o2000 != 0;
-            let root = (0, if inherits { parent.meta.owner.1 } else { 0 });
-            let as_owner = self.target().is_ok_and(|target| target.as_owner);
+            let there = match self.target() {
+                Ok(there) => there,
+                Err(errno) => return self.fail("open the target for", &path, errno),
+            };
+            let owner = (seen.stamp.uid, seen.stamp.gid);
             Meta {
                 seen: now,
                 read_from,
-                owner: if as_owner { (seen.stamp.uid, seen.stamp.gid) } else { root },
+                owner: if there.as_owner { owner } else { parent.owner_of_roots(there) },
                 mode: parent.mode_of_new(&seen.stamp),
                 may_have_xattrs: parent.meta.gives_acl,
                 gives_acl: parent.meta.gives_acl,

@@ -6,6 +6,7 @@ use crate::manifest::{FolderDone, ROOT, Record};
 use crate::pass::Pass;
 use crate::source::{is_gone, join};
 use crate::stamp::{Moment, Seen, Stamp, look, look_open};
+use crate::target::Target;
 use rustix::io::{Errno, Result};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,17 +104,43 @@ impl Open {
         may.then_some((uid, gid))
     }
 
-    /// Whether an entry made as `made_as_owner` says has the right owner and group.
-    pub(crate) fn is_owner_right(&self, stamp: &Stamp, made_as_owner: bool) -> bool {
-        let group = if self.meta.has_setgid() {
-            self.meta.owner.1
-        } else if made_as_owner {
-            stamp.gid
-        } else {
-            0
-        };
-        let user = if made_as_owner { stamp.uid } else { 0 };
-        (user, group) == (stamp.uid, stamp.gid)
+    /// Whether an entry made as `made_as_owner` says has the right owner and group. `look` looks at it, when that cannot be known.
+    pub(crate) fn is_owner_right(
+        &self,
+        target: &Target,
+        stamp: &Stamp,
+        made_as_owner: bool,
+        look: impl FnOnce() -> Result<Seen>,
+    ) -> Result<bool> {
+        let (user, maker) = if made_as_owner { (stamp.uid, stamp.gid) } else { (0, 0) };
+        let group = self.group_of_new(target, maker, look)?;
+        Ok((user, group) == (stamp.uid, stamp.gid))
+    }
+
+    /// The group of an entry that was made in it by a process of the group `maker`: some file systems give all entries that of the
+    /// folder (`grpid`, `bsdgroups`), and the first entry shows it.
+    fn group_of_new(&self, target: &Target, maker: u32, look: impl FnOnce() -> Result<Seen>) -> Result<u32> {
+        let folders = self.meta.owner.1;
+        if self.meta.has_setgid() || folders == maker {
+            return Ok(folders);
+        }
+        match target.gives_folders_group.get() {
+            Some(true) => Ok(folders),
+            Some(false) => Ok(maker),
+            None => {
+                let group = target.watched(look)?.stamp.gid;
+                if group == folders || group == maker {
+                    target.gives_folders_group.get_or_init(|| group == folders);
+                }
+                Ok(group)
+            }
+        }
+    }
+
+    /// Owner and group of a folder that was made in it by root and not given away yet.
+    pub(crate) fn owner_of_roots(&self, target: &Target) -> (u32, u32) {
+        let is_folders = self.meta.has_setgid() || target.gives_folders_group.get() == Some(&true);
+        (0, if is_folders { self.meta.owner.1 } else { 0 })
     }
 
     /// Permissions of a new folder in it right after mkdir.
@@ -202,7 +229,8 @@ impl Pass<'_> {
             self.remove_other_xattrs(to, xattrs)?;
         }
         let mode = set_all(target, Onto::Open(to), xattrs, stamp.permissions(), &self.refusals, path)?;
-        if meta.mode != mode || meta.may_have_xattrs {
+        // Whether a new folder takes setgid from the one that it is in, is the file system's choice.
+        if meta.mode != mode || mode & 0o2000 != 0 || meta.may_have_xattrs {
             target.chmod_open(to, mode)?;
         }
         target.set_times_open(to, &meta.seen.times())?;

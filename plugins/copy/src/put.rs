@@ -9,7 +9,7 @@ use crate::options::{CHANGING_RETRIES, Durability};
 use crate::pass::{Job, Pass};
 use crate::progress::Counts;
 use crate::source::{is_gone, join, open_file, read_link};
-use crate::stamp::{Kind, Moment, Seen, Stamp, file_clock, look};
+use crate::stamp::{Kind, Moment, Seen, Stamp, file_clock, look, look_open};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -200,7 +200,10 @@ impl Pass<'_> {
         let made_as_owner = target
             .make_dir(&open.target, &entry.name, (stamp.mode & 0o777) | 0o700, open.maker(stamp))
             .map_err(|errno| broke("make the folder", errno))?;
-        if target.as_owner && !open.is_owner_right(stamp, made_as_owner) {
+        let is_right = open
+            .is_owner_right(target, stamp, made_as_owner, || look(&open.target, &entry.name))
+            .map_err(|errno| broke("look at the target's", errno))?;
+        if target.as_owner && !is_right {
             // Now, so that its owner may make entries in it.
             target
                 .chown(&open.target, &entry.name, stamp.uid, stamp.gid)
@@ -335,7 +338,7 @@ impl Pass<'_> {
     ) -> rustix::io::Result<()> {
         let target = self.target()?;
         let stamp = &entry.seen.stamp;
-        if !open.is_owner_right(stamp, made_as_owner) {
+        if !open.is_owner_right(target, stamp, made_as_owner, || look(&open.target, as_name))? {
             target.chown(&open.target, as_name, stamp.uid, stamp.gid)?;
         }
         let onto = Onto::Entry(open.target.as_fd(), as_name);
@@ -388,7 +391,10 @@ impl Pass<'_> {
                 let (file, made_as_owner) = target
                     .create_file(&open.target, as_name, stamp.mode, exclusive, open.maker(&stamp))
                     .map_err(|errno| broke("make the file", errno))?;
-                if !open.is_owner_right(&stamp, made_as_owner) {
+                let is_right = open
+                    .is_owner_right(target, &stamp, made_as_owner, || look_open(&file))
+                    .map_err(|errno| broke("look at the target's", errno))?;
+                if !is_right {
                     // Before the data: changing the owner later would first wait for them.
                     target
                         .chown_open(&file, stamp.uid, stamp.gid)
@@ -410,8 +416,7 @@ impl Pass<'_> {
                 Err(Failed::Stopped) => return Err(broke("write the whole of", Errno::CANCELED)),
             };
             let looked = self.at_source(|| {
-                Xattrs::of_open(&from)
-                    .and_then(|xattrs| crate::stamp::look_open(&from).map(|after| (xattrs, after)))
+                Xattrs::of_open(&from).and_then(|xattrs| look_open(&from).map(|after| (xattrs, after)))
             });
             let (xattrs, after) = match looked {
                 Ok(looked) => looked,

@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -111,6 +112,8 @@ pub(crate) struct Target {
     pub(crate) root: OwnedFd,
     /// New entries are made under their owner's ids.
     pub(crate) as_owner: bool,
+    /// They get the group of the folder that they are in, whoever makes them; known from the first where it makes a difference.
+    pub(crate) gives_folders_group: OnceLock<bool>,
     /// Keeps what is replaced or removed.
     pub(crate) aside: Option<Aside>,
     pub(crate) trips: Trips,
@@ -159,6 +162,7 @@ impl Target {
         Ok(Target {
             root: open_root(path)?,
             as_owner: false,
+            gives_folders_group: OnceLock::new(),
             aside: None,
             trips: Trips::default(),
             death: None,

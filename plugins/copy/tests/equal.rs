@@ -12,7 +12,8 @@ mod lab;
 use connect_migrator_copy::{Durability, Owners};
 use connect_migrator_copy_bench::{add_deep, add_odd, grow};
 use lab::{Lab, Mounted, settle};
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 fn grown() -> Lab {
     let lab = Lab::new();
@@ -40,6 +41,48 @@ fn a_tree_with_every_odd_entry_is_the_same_after_a_copy_under_the_owners_ids() {
     options.durability = Durability::EachFile;
     lab.pass_with(&options);
     lab.assert_same();
+}
+
+#[test]
+fn groups_and_setgid_are_right_where_the_target_gives_new_entries_the_group_of_their_folder() {
+    for owners in [Owners::Chown, Owners::AsOwner] {
+        let lab = Lab::new();
+        for (folder, group, mode) in [
+            ("plain", 500, 0o755),
+            ("plain/below", 0, 0o755),
+            ("open", 600, 0o777),
+            ("setgid", 500, 0o2775),
+            ("setgid/on", 500, 0o2775),
+            ("setgid/on/off", 700, 0o755),
+        ] {
+            let at = lab.source.join(folder);
+            std::fs::create_dir(&at).unwrap();
+            std::os::unix::fs::chown(&at, None, Some(group)).unwrap();
+            std::fs::set_permissions(&at, Permissions::from_mode(mode)).unwrap();
+            for group in [0, 500, 600] {
+                let file = at.join(format!("file{group}"));
+                std::fs::write(&file, "x").unwrap();
+                std::os::unix::fs::chown(&file, Some(group), Some(group)).unwrap();
+                let link = at.join(format!("link{group}"));
+                std::os::unix::fs::symlink("nowhere", &link).unwrap();
+                std::os::unix::fs::lchown(&link, Some(group), Some(group)).unwrap();
+            }
+        }
+        settle();
+        let _disk = Mounted::ext4_with(&lab.target, &lab.dir().join("disk"), "loop,grpid");
+        std::fs::remove_dir(lab.target.join("lost+found")).unwrap();
+        let mut options = lab.options();
+        options.owners = owners;
+        lab.pass_with(&options);
+        lab.assert_same();
+        // Also what comes into folders that are there.
+        for name in ["plain/new", "plain/below/new", "open/new", "setgid/on/new"] {
+            lab.write(&format!("{name}/file"), "x");
+        }
+        settle();
+        lab.pass_with(&options);
+        lab.assert_same();
+    }
 }
 
 #[test]

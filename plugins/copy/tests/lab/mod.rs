@@ -113,9 +113,13 @@ impl Mounted {
 
     /// A small ext4 in a new file `image`.
     pub fn ext4(at: &Path, image: &Path) -> Self {
+        Mounted::ext4_with(at, image, "loop")
+    }
+
+    pub fn ext4_with(at: &Path, image: &Path, options: &str) -> Self {
         std::fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
         shell(&["mkfs.ext4", "-q", "-F", image.to_str().unwrap()]);
-        shell(&["mount", "-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]);
+        shell(&["mount", "-o", options, image.to_str().unwrap(), at.to_str().unwrap()]);
         Mounted(at.into())
     }
 
