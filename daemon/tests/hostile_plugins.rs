@@ -12,7 +12,7 @@ use connect_migrator::host::{
 };
 use connect_migrator_sdk::{LogLevel, Op};
 use futures_util::future::BoxFuture;
-use hosted::{Ear, hostile, invocation, launcher, limits, told};
+use hosted::{Ear, hostile, invocation, launcher, limits, told, trust};
 use misdeed::Misdeed;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -355,7 +355,7 @@ impl StepProcess for Hangs {
 async fn a_call_whose_process_cannot_be_killed_has_not_failed_but_still_runs() {
     let folder = tempfile::tempdir().unwrap();
     let apply = invocation("hostile", Op::Apply, json!({}), folder.path());
-    let launcher = Unkillable(limits(), Trust::default());
+    let launcher = Unkillable(limits(), trust());
     let (result, _) = told(&launcher, &hostile(), apply, TIMEOUT, CancellationToken::new()).await;
     let failure = result.unwrap_err();
     assert!(matches!(failure, CallFailure::StillRuns { .. }), "{failure:?}");
