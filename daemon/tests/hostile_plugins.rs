@@ -185,7 +185,7 @@ async fn records_are_refused_when_there_are_too_many() {
     let few = ChildLauncher::default()
         .program(env!("CARGO_BIN_EXE_connect-migrator").as_ref())
         .with_limits(HostLimits { undo_bytes: 10, ..limits() })
-        .trusting(hosted::trust());
+        .trusting(trust());
     let apply = invocation("hostile", Op::Apply, json!({}), folder.path());
     let (result, ear) = told(&few, &hostile(), apply, TIMEOUT, CancellationToken::new()).await;
     assert_eq!(
