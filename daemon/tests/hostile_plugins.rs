@@ -60,6 +60,13 @@ async fn every_fatal_misdeed_is_one_failed_step_with_a_clear_text() {
     insta::assert_snapshot!(texts.join("\n"));
 }
 
+/// Taken at its word it would be called again without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_says_it_was_asked_to_stop_and_was_not_has_failed() {
+    let (result, _) = commit(Misdeed::ClaimsCancelled, TIMEOUT).await;
+    assert!(matches!(&result, Err(CallFailure::Step(error)) if !error.cancelled), "{result:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_call_can_survive_it_survives() {
     for misdeed in Misdeed::SURVIVED {
@@ -246,6 +253,24 @@ async fn a_step_host_that_says_nothing_is_told_as_that_and_not_as_a_fault_of_the
         "the description of the plugin hostile did not begin: its process said nothing within 1 s"
     );
     assert!(failure.remedy().contains("less busy"), "{}", failure.remedy());
+}
+
+/// A long first line fills the socket, and is read only once the process has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_call_waits_for_a_step_host_that_starts_slowly_and_one_that_never_begins_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rollback = invocation("hostile", Op::Rollback, json!({}), folder.path());
+    rollback.of = Some(Op::Apply);
+    rollback.undo = vec![json!("x".repeat(1000)); 4000];
+    for (begins, hello, is_told) in
+        [("sleep 1", BOUND, false), ("exec sleep 60", Duration::from_secs(1), true)]
+    {
+        let limits = HostLimits { hello, write: Duration::from_millis(200), ..limits() };
+        let slow = beginning_with(begins, folder.path(), limits);
+        let (result, _) = told(&slow, &hostile(), rollback.clone(), TIMEOUT, CancellationToken::new()).await;
+        let silent = matches!(&result, Err(CallFailure::Silent { .. }));
+        assert!(if is_told { silent } else { result.is_ok() }, "{begins}: {result:?}");
+    }
 }
 
 /// The rest of a rollback whose records would not fit into a frame is a refusal before anything runs, not a crash.

@@ -57,7 +57,7 @@ async fn a_plugin_built_with_the_header_of_1_0_works() {
     let folder = tempfile::tempdir().unwrap();
     let apply = invocation("c-plugin", Op::Apply, json!({}), folder.path());
     let (result, ear) = told(&launcher(), &plugin, apply, TIMEOUT, CancellationToken::new()).await;
-    assert_eq!(result.unwrap(), json!({"recorded": {"ok": null}, "secret": {"ok": "12345"}}));
+    assert_eq!(result.unwrap()["details"], json!({"recorded": {"ok": null}, "secret": {"ok": "12345"}}));
     assert_eq!(*ear.log.lock().unwrap(), [(LogLevel::Warn, "hello from C".to_string())]);
     assert_eq!(ear.progress.lock().unwrap()[0].doing, "working in C");
     assert_eq!(*ear.undo.lock().unwrap(), [json!({"was": 1})]);

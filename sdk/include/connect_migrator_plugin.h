@@ -7,12 +7,14 @@
  * Rules
  *  - Every struct begins with its size (the descriptor: with magic and size). Set it to sizeof(the struct) as you know it.
  *    New members come at the end only. Never read members of the other side's struct beyond its size.
- *  - Payloads are UTF-8 JSON without a terminating zero; their shapes are in frames.schema.json beside this file.
+ *  - Payloads are UTF-8 JSON without a terminating zero; their shapes are in frames.schema.json (installed: in
+ *    /usr/share/connect-migrator). Its "to-step-host" has what a call is given, "answers" what each call must answer.
  *  - A cm_text belongs to the side that passes it, and is valid until the function returns.
  *  - A cm_buffer belongs to the side that receives it, which gives it back to the free() of the side that made it.
  *  - No exception, longjmp or panic may leave a function.
- *  - The step host is a process of its own, makes one call, and ends. The library is never unloaded. The end of the daemon
- *    ends the process at once, wherever it is.
+ *  - The step host is a process of its own, makes one call, and ends. The library is never unloaded. When the daemon ends, a
+ *    call that changes things goes on where steps run in units of their own (a request to the daemon then waits for the next
+ *    one, for minutes); any other process ends at once, wherever it is.
  */
 #ifndef CONNECT_MIGRATOR_PLUGIN_H
 #define CONNECT_MIGRATOR_PLUGIN_H

@@ -15,8 +15,10 @@ pub struct Migration {
 }
 
 /// The Connect that is moved: the `[connect]` table of the runbook, defaults filled in.
+///
+/// Members that are not known are ignored: a later daemon may say more to a plugin of today.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub struct Source {
     /// The systemd unit. Default `rstudio-connect.service`.
     #[serde(default = "default_unit")]
@@ -80,4 +82,16 @@ pub struct Target {
 impl Target {
     /// The key of this fact.
     pub const KEY: &'static str = "target";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_daemon_says_of_the_source_does_not_break_a_plugin_of_today() {
+        let said = serde_json::json!({ "unit": "connect.service", "said-later": { "more": 1 } });
+        let source: Source = serde_json::from_value(said).unwrap();
+        assert_eq!(source, Source { unit: "connect.service".into(), ..Source::default() });
+    }
 }

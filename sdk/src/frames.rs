@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Which plugin is meant stands on the step host's command line. End of file means that the other side is gone: a step host
-//! that reads it ends at once, in the middle of whatever it does. Members that are not known are ignored; a frame whose `type`
+//! that reads it ends at once, in the middle of whatever it does, or where it runs in a unit of its own goes on with a call that
+//! changes things and waits for the next daemon. Members that are not known are ignored; a frame whose `type`
 //! is not known is a mistake of the other side. `include/frames.schema.json` is the schema, frozen per [`PROTOCOL`].
 
 use crate::{Answer, Invocation, LogLevel, Progress};
@@ -222,6 +223,14 @@ pub fn schema() -> Value {
         "to-step-host": schemars::schema_for!(ToStepHost).to_value(),
         "to-daemon": schemars::schema_for!(ToDaemon).to_value(),
         "plugin-description": schemars::schema_for!(crate::PluginDescription).to_value(),
+        "answers": {
+            "check": schemars::schema_for!(Vec<crate::Finding>).to_value(),
+            "plan": schemars::schema_for!(Vec<crate::Change>).to_value(),
+            "prepare, enter-window, apply, finalize": schemars::schema_for!(crate::Outcome).to_value(),
+            "verify": schemars::schema_for!(crate::Verdict).to_value(),
+            "probe": schemars::schema_for!(crate::Probe).to_value(),
+            "rollback": schemars::schema_for!(crate::Undone).to_value(),
+        },
     })
 }
 

@@ -44,10 +44,12 @@
 //!
 //! # From a crate to an installed plugin
 //!
-//! * `Cargo.toml`: `crate-type = ["cdylib", "rlib"]` (the second for the crate's own tests), and `panic = "unwind"`, which is
-//!   the default: a panic then is a failed step; with `abort` it is a crashed one.
+//! * `Cargo.toml`: `crate-type = ["cdylib", "rlib"]` (the second for the crate's own tests), beside this crate `serde` (with
+//!   `derive`) and `schemars` 1, and `panic = "unwind"`, which is the default: a panic then is a failed step; with `abort` it is a
+//!   crashed one.
 //! * Install the library as `/usr/local/lib/connect-migrator/plugins/<plugin>.so` (packages: `/usr/lib/…`), owned by root and
-//!   writable by nobody else, as is every folder above it. Anything else is not loaded.
+//!   writable by nobody else, as is every folder above it. Anything else is not loaded. The file's name, without cargo's `lib`, is
+//!   the plugin's in runbooks: lowercase letters, digits and `-`. `connect-migrator plugins verify` tells what is wrong.
 //! * In the runbook: `uses = "<plugin>"` for the step of the plugin's own name, `uses = "<plugin>/<step>"` for others.
 //! * Say with [`StepInfo::needs`] what the step needs of the machine: everything else is taken away from it where steps run in
 //!   units of their own.

@@ -5,7 +5,12 @@ use serde::{Deserialize, Serialize};
 
 /// What a step needs of the machine: where the daemon runs steps in units of their own, everything else is taken away. Reading
 /// files is always allowed as far as their modes and [`Needs::capabilities`](field@Needs::capabilities) let root, as are Unix sockets
-/// (and with them D-Bus and container engines) and the step's own state folder. A step that says nothing keeps everything.
+/// (and with them D-Bus and container engines) and the step's own state folder. A step that says nothing keeps all that a step can say.
+///
+/// Nobody keeps new privileges by setuid programs, kernel settings (`sysctl -w`), modules, control groups, clock and host name, and
+/// real-time scheduling; and half of the machine's memory is the most. What needs more can ask systemd or an engine for it by its
+/// socket. Whoever says what it needs also loses memory that is written and executed: programs with a just-in-time compiler, such as
+/// java and node, do not run in it.
 ///
 /// Built with [`Needs::nothing`] and the methods that follow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,7 +23,7 @@ pub struct Needs {
     /// Device nodes other than /dev/null and its like.
     #[serde(skip_serializing_if = "is_false")]
     pub devices: bool,
-    /// To mount file systems itself. Mounts are seen by the step alone; what the host shall see is a mount unit.
+    /// To mount file systems itself; needs `CAP_SYS_ADMIN` in [`Needs::capabilities`](field@Needs::capabilities), too. Mounts are seen by the step alone; what the host shall see is a mount unit.
     #[serde(skip_serializing_if = "is_false")]
     pub mounts: bool,
     /// Namespaces of its own, as rootless containers have.

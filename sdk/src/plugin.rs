@@ -207,14 +207,15 @@ fn answer(value: impl Serialize) -> Result<Value, StepError> {
     serde_json::to_value(value).map_err(|error| StepError::new("put the answer into JSON").because(error))
 }
 
-/// The settings under `with`. A step without any may be written without `with`.
+/// The settings under `with`. A step without any may be written without `with`, which is no table or an empty one by then; and its
+/// settings may be `()`.
 fn settings<T: DeserializeOwned>(step: &str, config: &Value) -> Result<T, StepError> {
     let given = if config.is_null() { json!({}) } else { config.clone() };
     let wrong = match serde_path_to_error::deserialize(given) {
         Ok(settings) => return Ok(settings),
         Err(wrong) => wrong,
     };
-    if config.is_null()
+    if (config.is_null() || config.as_object().is_some_and(Map::is_empty))
         && let Ok(settings) = serde_json::from_value(Value::Null)
     {
         return Ok(settings);

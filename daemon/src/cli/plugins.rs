@@ -3,6 +3,7 @@
 use super::{Exit, tables};
 use crate::host::{self, ChildLauncher, PluginRef};
 use crate::instance::{Instance, Plugins};
+use crate::runbook::can_be_used;
 use connect_migrator_sdk::{PluginDescription, Role, StepInfo};
 use serde::Serialize;
 use serde_json::Value;
@@ -109,10 +110,16 @@ async fn verify(plugins: &Plugins, only: Option<&str>) -> Exit {
     let mut table = tables::new(["", "PLUGIN", "VERSION", "SDK", "STEPS, OR WHAT IS WRONG"]);
     for (name, plugin) in plugins.0.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         let (sign, version, sdk, text) = match host::describe(&launcher, plugin).await {
-            Ok(described) => {
-                let steps: Vec<String> = described.steps.iter().map(|step| uses(name, step)).collect();
-                ("ok", described.version, described.sdk, steps.join(", "))
-            }
+            Ok(described) => match unusable(name, &described) {
+                None => {
+                    let steps: Vec<String> = described.steps.iter().map(|step| uses(name, step)).collect();
+                    ("ok", described.version, described.sdk, steps.join(", "))
+                }
+                Some(why) => {
+                    exit = Exit::Failed;
+                    ("BROKEN", described.version, described.sdk, why)
+                }
+            },
             Err(failure) => {
                 exit = Exit::Failed;
                 ("BROKEN", "-".into(), "-".into(), failure.to_string())
@@ -122,6 +129,20 @@ async fn verify(plugins: &Plugins, only: Option<&str>) -> Exit {
     }
     say_line!("{table}");
     exit
+}
+
+/// Why a runbook could not use what a plugin says that it has.
+fn unusable(name: &str, described: &PluginDescription) -> Option<String> {
+    const NAMES: &str = "a runbook names plugins and steps by lowercase letters, digits and `-`";
+    if !can_be_used(name) {
+        return Some(format!("{NAMES}: give the file another name than `{name}`"));
+    }
+    described.steps.iter().find_map(|step| {
+        if !can_be_used(&step.name) {
+            return Some(format!("{NAMES}, and a step of it is called `{}`", step.name));
+        }
+        step.needs.as_ref().and_then(host::fault_of)
+    })
 }
 
 async fn show(plugins: &Plugins, step: &str, json: bool) -> Exit {

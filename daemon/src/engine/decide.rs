@@ -3,7 +3,7 @@
 use super::{Plan, findings, has_blocker};
 use crate::runbook::OnFailure;
 use crate::state::{CallRecord, CallResult, Cause, Decision, End, Event, Failure, MayDo, Stop, View};
-use connect_migrator_sdk::{Op, Probe, Role, Undone, Verdict};
+use connect_migrator_sdk::{Op, Outcome, Probe, Role, Undone, Verdict};
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -169,6 +169,20 @@ pub(super) fn broken(answer: &Value) -> Option<Failure> {
         Ok(Verdict::Broken { why, remedy }) => failure(why, remedy),
         Err(error) => failure(format!("the answer of verify was not understood: {error}"), String::new()),
     }
+}
+
+/// The failure of a call that should have changed the world and answers something else than an [`Outcome`]: what it did is not known.
+pub(super) fn not_an_outcome(op: Op, answer: &Value) -> Option<Failure> {
+    if !matches!(op, Op::Prepare | Op::EnterWindow | Op::Apply | Op::Finalize) {
+        return None;
+    }
+    let error = serde_json::from_value::<Outcome>(answer.clone()).err()?;
+    Some(Failure {
+        why: format!("the answer of {op} was not understood: {error}"),
+        remedy: "the plugin and this version do not fit together; ask who made it".into(),
+        cancelled: false,
+        crashed: true,
+    })
 }
 
 fn failed(plan: &Plan, call: &CallRecord, failure: &Failure) -> Next {

@@ -1,7 +1,7 @@
 //! Carries out what [`next`] decides, until there is nothing more to do.
 
 use super::call::{Called, Caller, Journal, NextCall, NoteTaker, Secrets, SharedJournal, ended_reading};
-use super::decide::{Next, broken, next};
+use super::decide::{Next, broken, next, not_an_outcome};
 use super::plan::Plan;
 use super::window::{NOTHING_TO_ABORT, users_have_moved, windows};
 use crate::runbook::Then;
@@ -367,7 +367,7 @@ impl Engine {
         let call = Called { number: Some(number), invocation, timeout: self.plan.timeout(op), next };
         let made = caller.call(&step, call, listener, cancel.clone());
         match self.attend(made, op, &cancel, commands).await {
-            Ok(result) => self.ended(number, result),
+            Ok(result) => self.ended(number, op, result),
             Err(why) => Err(EngineError::StillRuns(why)),
         }
     }
@@ -414,12 +414,20 @@ impl Engine {
     }
 
     /// Writes down how a call ended.
-    fn ended(&self, number: u64, result: Result<serde_json::Value, Failure>) -> Result<(), EngineError> {
+    fn ended(
+        &self,
+        number: u64,
+        op: Op,
+        result: Result<serde_json::Value, Failure>,
+    ) -> Result<(), EngineError> {
         if let Some(error) = self.journal.take_failure() {
             return Err(error.into());
         }
         let result = match result {
-            Ok(answer) => CallResult::Answered { answer, probed: false },
+            Ok(answer) => match not_an_outcome(op, &answer) {
+                None => CallResult::Answered { answer, probed: false },
+                Some(failure) => CallResult::Failed(failure),
+            },
             Err(failure) => CallResult::Failed(failure),
         };
         self.append(&Event::Outcome { call: number, result })
@@ -461,7 +469,7 @@ impl Engine {
         let listener = self.listener(&step, record.op, record.number);
         let awaited = caller.await_end(&step, call, listener, cancel.clone());
         match self.attend(awaited, record.op, &cancel, commands).await {
-            Ok(Some(result)) => self.ended(record.number, result),
+            Ok(Some(result)) => self.ended(record.number, record.op, result),
             Ok(None) => match self.journal.take_failure() {
                 Some(error) => Err(error.into()),
                 None => Ok(()),

@@ -58,6 +58,8 @@ struct Script {
     fails: Option<(&'static str, Op, usize)>,
     /// This call cannot be killed when its time is over, and goes on.
     hangs: Option<(&'static str, Op)>,
+    /// This call answers with something else than it should.
+    misanswers: Option<(&'static str, Op)>,
     /// This rollback fails.
     rollback_fails: Option<(&'static str, Op)>,
     /// This check is a blocker.
@@ -184,7 +186,8 @@ impl Steps {
             }
             Op::Finalize => json!(Outcome::already_done("nothing")),
         };
-        Ok(value)
+        let misanswers = self.script.misanswers == Some((invocation.step.as_str(), invocation.op));
+        Ok(if misanswers { json!({ "failed": "no route" }) } else { value })
     }
 }
 

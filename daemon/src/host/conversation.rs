@@ -84,7 +84,15 @@ pub async fn call(
     let start = request.start(launcher.limits());
     let CallRequest { invocation, timeout, .. } = request;
     let first = ToStepHost::Call { invocation: Box::new(invocation) };
-    converse(launcher, &start, &first, timeout, listener, cancel).await
+    let result = converse(launcher, &start, &first, timeout, listener, cancel.clone()).await;
+    match result {
+        // It was not asked to end: something of its own was. Taken at its word it would be called again without end.
+        Err(CallFailure::Step(mut error)) if error.cancelled && !cancel.is_cancelled() => {
+            error.cancelled = false;
+            Err(CallFailure::Step(error))
+        }
+        result => result,
+    }
 }
 
 /// Takes part in a call that a daemon before this one has made, and that went on without it. Otherwise as [`call`].
@@ -267,7 +275,7 @@ impl<'a> Conversation<'a> {
 
     async fn talk(&mut self, first: Option<&[u8]>, cancel: &CancellationToken) -> End {
         if let Some(first) = first
-            && let Err(why) = self.send_line(first).await
+            && let Err(why) = self.send_within(first, self.greeting, End::Silent).await
         {
             return why;
         }
@@ -430,11 +438,14 @@ impl<'a> Conversation<'a> {
     }
 
     async fn send_line(&mut self, line: &[u8]) -> Result<(), End> {
-        match timeout(self.limits.write, self.write.write_all(line)).await {
-            // A closed socket is met again when it is read, after what the step host said before it went.
-            Ok(_) => Ok(()),
-            Err(_) => Err(End::Wrong("nothing, and read nothing either".into())),
-        }
+        self.send_within(line, self.limits.write, End::Wrong("nothing, and read nothing either".into())).await
+    }
+
+    /// `or` is what it means when the process does not read it in time. Of the first line that is as long as it has to say something:
+    /// a long one fills the socket before the process begins.
+    async fn send_within(&mut self, line: &[u8], limit: Duration, or: End) -> Result<(), End> {
+        // A closed socket is met again when it is read, after what the step host said before it went.
+        timeout(limit, self.write.write_all(line)).await.map_or(Err(or), |_| Ok(()))
     }
 
     /// Ends the process, tells what is left to tell, and makes an answer of it all.

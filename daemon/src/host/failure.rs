@@ -153,12 +153,12 @@ impl CallFailure {
                 "this is a fault of the plugin: install another version of it, and send its author the log of this run".into()
             }
             CallFailure::TimedOut { .. } => {
-                "see in the log of this run what it waited for; give it more time if that is all it needs".into()
+                "see in the log of this run what it waited for; give it more time if that is all it needs (a plugin that hangs while it is \
+                 loaded has logged nothing)"
+                    .into()
             }
             CallFailure::Silent { .. } => {
-                "start again when the machine is less busy (`uptime`, `systemctl list-jobs`); if it was not busy, the plugin hangs while it \
-                 is loaded: install another version of it"
-                    .into()
+                "start again when the machine is less busy (`uptime`, `systemctl list-jobs`)".into()
             }
             CallFailure::IgnoredCancel { .. } => "see in the log of this run what it was busy with".into(),
             CallFailure::StillRuns { .. } => {

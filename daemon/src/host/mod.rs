@@ -44,6 +44,7 @@ pub use limits::HostLimits;
 pub use listener::Listener;
 pub use outcome::{CallKey, Seat, found as outcome_found};
 pub use process::step_host_main;
+pub use sandbox::fault_of;
 pub use transient::{SurvivorError, TransientLauncher};
 pub use trust::{Trust, Untrusted};
 

@@ -87,7 +87,6 @@ pub(super) fn always() -> Vec<Property> {
         ("MemoryMaxScale", Variant::from(MEMORY_MAX_SCALE)),
         ("LimitCORE", Variant::from(0_u64)),
         ("LockPersonality", Variant::from(true)),
-        ("MemoryDenyWriteExecute", Variant::from(true)),
         ("NoNewPrivileges", Variant::from(true)),
         ("ProtectClock", Variant::from(true)),
         ("ProtectControlGroups", Variant::from(true)),
@@ -100,6 +99,12 @@ pub(super) fn always() -> Vec<Property> {
     ]
 }
 
+/// What is wrong with the needs that a step's author wrote down, if anything.
+#[must_use]
+pub fn fault_of(needs: &Needs) -> Option<String> {
+    of(needs, &Value::Null, &[]).err()
+}
+
 /// What is taken away beside [`always`] from a step that says what it needs. `own` are the folders that it writes in any case.
 ///
 /// # Errors
@@ -108,12 +113,17 @@ pub(super) fn of(needs: &Needs, settings: &Value, own: &[PathBuf]) -> Result<Vec
     let mut writes: Vec<String> = own.iter().map(|path| path.display().to_string()).collect();
     for path in &needs.writes {
         if !path.starts_with('/') {
-            return Err(format!("the step says that it writes `{path}`, which is no absolute path"));
+            return Err(format!(
+                "the step says that it writes `{path}`, which is no absolute path: a fault of the plugin"
+            ));
         }
         writes.push(path.clone());
     }
     for pointer in &needs.writes_beside {
-        if let Some(Value::String(path)) = settings.pointer(pointer) {
+        // What is no absolute path is for the step to refuse: systemd would only say that it cannot start it.
+        if let Some(Value::String(path)) = settings.pointer(pointer)
+            && path.starts_with('/')
+        {
             writes.extend(beside(Path::new(path)));
         }
     }
@@ -131,6 +141,7 @@ pub(super) fn of(needs: &Needs, settings: &Value, own: &[PathBuf]) -> Result<Vec
     }
     let mut properties = vec![
         ("CapabilityBoundingSet", Variant::from(bits(needs)?)),
+        ("MemoryDenyWriteExecute", Variant::from(true)),
         ("PrivateDevices", Variant::from(!needs.devices)),
         ("PrivateNetwork", Variant::from(!needs.network)),
         ("RestrictAddressFamilies", Variant::new((true, families))),
@@ -163,7 +174,10 @@ fn bits(needs: &Needs) -> Result<u64, String> {
     let mut bits = 0;
     for name in &needs.capabilities {
         let bit = CAPABILITIES.iter().position(|known| known == name);
-        bits |= 1_u64 << bit.ok_or_else(|| format!("the step asks for `{name}`, which is no capability"))?;
+        bits |= 1_u64
+            << bit.ok_or_else(|| {
+                format!("the step asks for `{name}`, which is no capability: a fault of the plugin")
+            })?;
     }
     Ok(bits)
 }
@@ -185,6 +199,19 @@ mod tests {
         let own = [PathBuf::from("/var/lib/x")];
         let properties = of(needs, settings, &own).unwrap();
         properties.iter().map(|(name, value)| format!("{name} = {value}\n")).collect()
+    }
+
+    #[test]
+    fn a_setting_that_is_no_absolute_path_is_for_the_step_to_refuse_and_needs_that_cannot_be_are_a_fault() {
+        let needs = Needs::nothing().writes_beside("/site");
+        let writes = |site: &str| shown(&needs, &json!({ "site": site }));
+        assert!(writes("/etc/nginx/site").contains("-/etc/nginx"));
+        for relative in ["connect", "etc/connect", ""] {
+            assert!(!writes(relative).contains("-etc") && !writes(relative).contains("\"-\""), "{relative}");
+        }
+        assert_eq!(fault_of(&needs), None);
+        assert!(fault_of(&Needs::nothing().writes(&["etc"])).unwrap().contains("no absolute path"));
+        assert!(fault_of(&Needs::nothing().capabilities(&["CHOWN"])).unwrap().contains("no capability"));
     }
 
     #[test]
@@ -226,11 +253,11 @@ mod tests {
         let refused = |needs: Needs| of(&needs, &Value::Null, &[]).unwrap_err();
         assert_eq!(
             refused(Needs::nothing().capabilities(&["CAP_EVERYTHING"])),
-            "the step asks for `CAP_EVERYTHING`, which is no capability"
+            "the step asks for `CAP_EVERYTHING`, which is no capability: a fault of the plugin"
         );
         assert_eq!(
             refused(Needs::nothing().writes(&["etc"])),
-            "the step says that it writes `etc`, which is no absolute path"
+            "the step says that it writes `etc`, which is no absolute path: a fault of the plugin"
         );
     }
 }

@@ -33,6 +33,7 @@ pub use duration::{display as display_duration, parse as parse_duration};
 pub use file::RunbookError;
 pub use order::{order, plugins_exist, resolve};
 pub use settings::Place;
+pub use steps::can_be_used;
 
 use connect_migrator_sdk::{Op, Source};
 use settings::Places;

@@ -57,7 +57,8 @@ fn unknown_step(step: &StepEntry, steps: &[StepInfo]) -> Diagnostic {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let message = match &step.uses.step {
         Some(name) => format!("the plugin `{plugin}` has no step `{name}`"),
-        None => format!("the plugin `{plugin}` has several steps; which one is meant?"),
+        None if steps.len() > 1 => format!("the plugin `{plugin}` has several steps; which one is meant?"),
+        None => format!("the plugin `{plugin}` has no step of that name"),
     };
     let mut mistake = Diagnostic::new(step.uses_span.clone(), message);
     mistake.hint = match step.uses.step {

@@ -32,6 +32,12 @@ pub(super) fn is_name(name: &str, max: usize) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
+/// Whether a runbook can name a plugin or a step so: lowercase letters, digits and `-`, not starting with `-`, at most 64.
+#[must_use]
+pub fn can_be_used(name: &str) -> bool {
+    is_name(name, MAX_NAME_CHARS)
+}
+
 /// Reads all steps; `end` is where a missing step is pointed at.
 pub(super) fn read(root: &mut Table<'_, '_>, end: Range<usize>, mistakes: &mut Mistakes) -> Vec<StepEntry> {
     let Some(field) = root.field("step") else {
@@ -125,7 +131,7 @@ fn read_one(entry: &Spanned<DeValue<'_>>, table: &DeTable<'_>, mistakes: &mut Mi
             Some((plugin, step)) => (plugin, Some(step)),
             None => (text, None),
         };
-        if is_name(plugin, MAX_NAME_CHARS) && step.is_none_or(|step| is_name(step, MAX_NAME_CHARS)) {
+        if can_be_used(plugin) && step.is_none_or(can_be_used) {
             return Some((Uses { plugin: plugin.into(), step: step.map(Into::into) }, field.span.clone()));
         }
         mistakes.push(

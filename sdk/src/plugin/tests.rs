@@ -159,7 +159,11 @@ fn a_call_reaches_the_function_that_it_names() {
 #[test]
 fn settings_may_be_left_out_where_none_are_needed() {
     assert!(matches!(call(invocation("container", Op::Check, Value::Null)), Answer::Ok(_)));
-    assert!(matches!(call(invocation("plain", Op::Check, Value::Null)), Answer::Ok(_)));
+    // As a daemon sends it, and as one may write a test.
+    for none in [json!({}), Value::Null] {
+        assert!(matches!(call(invocation("plain", Op::Check, none)), Answer::Ok(_)));
+    }
+    assert!(matches!(call(invocation("plain", Op::Check, json!({"x": 1}))), Answer::Error(_)));
 }
 
 #[test]

@@ -73,8 +73,9 @@ static cm_buffer call(cm_text request, const cm_host *host)
     cm_buffer recorded = host->record_undo(host->ctx, record);
     cm_buffer secret = host->secret(host->ctx, name);
     char answer[512];
-    snprintf(answer, sizeof answer, "{\"ok\":{\"recorded\":%.*s,\"secret\":%.*s}}", (int)recorded.len,
-             (const char *)recorded.ptr, (int)secret.len, (const char *)secret.ptr);
+    snprintf(answer, sizeof answer,
+             "{\"ok\":{\"done\":\"changed\",\"evidence\":[\"asked\"],\"details\":{\"recorded\":%.*s,\"secret\":%.*s}}}",
+             (int)recorded.len, (const char *)recorded.ptr, (int)secret.len, (const char *)secret.ptr);
     host->free(host->ctx, recorded);
     host->free(host->ctx, secret);
     return give(answer);

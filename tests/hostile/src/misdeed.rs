@@ -72,6 +72,8 @@ pub enum Misdeed {
     WorksAlone,
     /// As `works-alone`, but has to record something before it writes `done`.
     RecordsLater,
+    /// Says that it was asked to stop, and was not.
+    ClaimsCancelled,
 }
 
 impl Misdeed {

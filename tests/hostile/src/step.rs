@@ -90,6 +90,7 @@ async fn commit(misdeed: Misdeed, cx: &Context) -> Result<(), StepError> {
             cx.cancelled().await;
             return Err(StepError::cancelled("wait"));
         }
+        Misdeed::ClaimsCancelled => return Err(StepError::cancelled("wait")),
         Misdeed::Hang => hang(),
         Misdeed::HangHard => {
             // SAFETY: the signal is ignored; no handler runs.

@@ -18,6 +18,26 @@ fn while_the_new_server_may_live_the_source_is_not_started_again() {
     assert!(!data.is_empty(), "the data were put back under the new server");
 }
 
+#[test]
+fn a_call_that_answers_with_something_else_than_an_outcome_has_failed() {
+    for misanswers in [("storage", Op::Prepare), ("route", Op::EnterWindow), ("route", Op::Apply)] {
+        let lab = Lab::new();
+        let script = Script { misanswers: Some(misanswers), ..Script::default() };
+        let world = Arc::new(Mutex::new(World::new()));
+        let (finish, records) = lab.run(&script, &world, &Arc::default(), vec![], None);
+        assert_eq!(finish, Some(Finish::Closed(End::RolledBack { left: vec![] })), "{misanswers:?}");
+        assert_eq!(*world.lock().unwrap(), World::new(), "{misanswers:?}: the world is as it was");
+        let why = records.iter().find_map(|record| match &record.event {
+            Event::RollbackDecided { cause } => Some(cause.why.clone()),
+            _ => None,
+        });
+        assert!(
+            why.as_ref().is_some_and(|why| why.contains("was not understood")),
+            "{misanswers:?}: {why:?}"
+        );
+    }
+}
+
 /// The calls that were rolled back, in their order.
 fn undone(records: &[Record]) -> Vec<String> {
     let undone = records.iter().filter_map(|record| match &record.event {
