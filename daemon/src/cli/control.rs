@@ -7,7 +7,7 @@ use crate::bus;
 use crate::engine::{NOTHING_TO_ABORT, users_have_moved};
 use crate::instance::Instance;
 use crate::report::{Report, Standing};
-use crate::service::Status;
+use crate::service::{self, Status};
 use crate::state::{Cause, Decision, Event, InstanceLock, MayDo, Phase, SqliteStore, Store, View};
 use jiff::Timestamp;
 
@@ -19,10 +19,57 @@ pub(super) async fn pause(instance: &Instance) -> Exit {
     let name = instance.name();
     match daemon::ask(instance, "Park").await {
         Ok(Some(answer)) => say_line!("{name}: {answer}; `connect-migrator resume {name}` goes on"),
-        Ok(None) => say_line!("{name} does not run at the moment; `connect-migrator resume {name}` goes on"),
+        Ok(None) => return pause_alone(instance).await,
         Err(error) => return Exit::Failed.because(&error),
     }
     Exit::Done
+}
+
+/// No daemon runs: writes the pause down, and lets no reboot go on.
+async fn pause_alone(instance: &Instance) -> Exit {
+    let paused = |view: &View| (!view.paused).then_some(Event::PauseAsked);
+    if let Err(exit) = write_down(instance, paused) {
+        return exit;
+    }
+    let name = instance.name();
+    match service::disarm(instance).await {
+        Ok(stays_enabled) => {
+            say_line!(
+                "{name} does not run at the moment, and stays so; `connect-migrator resume {name}` goes on"
+            );
+            if stays_enabled {
+                say_line!("{}", service::goes_on_all_the_same(instance));
+            }
+            Exit::Done
+        }
+        Err(error) => Exit::Failed.because(&format!(
+            "{name} does not run at the moment, but a reboot goes on with it: could not disable {}: {error}",
+            instance.unit()
+        )),
+    }
+}
+
+/// Appends what `event` answers to the state of an open migration that no daemon runs, if anything.
+fn write_down(instance: &Instance, event: impl FnOnce(&View) -> Option<Event>) -> Result<(), Exit> {
+    let _lock =
+        InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::from(&error).because(&error))?;
+    let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
+    let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
+    let view = View::of(&store.load().map_err(|error| unusable(&error))?);
+    match event(&view).filter(|_| view.is_open()) {
+        Some(event) => store.append(&event).map(drop).map_err(|error| unusable(&error)),
+        None => Ok(()),
+    }
+}
+
+/// What a resume writes down where no daemon runs, and the next one would not know that somebody wants it to go on: it was cut off
+/// before it had stood still, or before it had done what comes after that.
+fn goes_on(view: &View, is_armed: bool) -> Option<Event> {
+    match (view.stop.is_some(), view.parked) {
+        (true, _) => is_armed.then_some(Event::Resumed),
+        (false, true) => (view.paused && is_armed).then_some(Event::Unparked),
+        (false, false) => view.paused.then_some(Event::PauseTakenBack),
+    }
 }
 
 /// Takes a pause back, or starts the unit again.
@@ -56,6 +103,14 @@ pub(super) async fn resume(instance: &Instance) -> Exit {
     // A start after the end would begin another migration.
     if let Some(report) = ended_meanwhile(instance, view.as_ref()) {
         return told(report);
+    }
+    let is_armed = service::is_armed(instance);
+    if view.as_ref().is_some_and(|view| goes_on(view, is_armed).is_some())
+        // A daemon that is about to end holds it, and does the rest itself.
+        && InstanceLock::take(&instance.state_dir()).is_ok()
+        && let Err(exit) = write_down(instance, |view| goes_on(view, is_armed))
+    {
+        return exit;
     }
     match daemon::start(instance).await {
         Ok(()) => {
@@ -288,6 +343,25 @@ mod tests {
         assert_eq!(commit_event(&view()), Ok(None));
         store.append(&Event::Stopped { why: "it does not hold".into(), may: vec![MayDo::Commit] }).unwrap();
         assert_eq!(commit_event(&view()), Ok(Some(Event::CommitDecided { by: "operator".into() })));
+    }
+
+    #[test]
+    fn a_resume_is_written_down_where_the_next_start_would_not_know_that_it_is_one() {
+        let store = MemoryStore::default();
+        let view = || View::of(&store.load().unwrap());
+        store.append(&started()).unwrap();
+        assert_eq!(goes_on(&view(), true), None, "it was cut off, and goes on by itself");
+        store.append(&Event::PauseAsked).unwrap();
+        assert_eq!(goes_on(&view(), true), Some(Event::PauseTakenBack));
+        store.append(&Event::Parked).unwrap();
+        assert_eq!(goes_on(&view(), true), Some(Event::Unparked));
+        assert_eq!(goes_on(&view(), false), None, "any start is a resume then");
+        store.append(&Event::Unparked).unwrap();
+        store.append(&Event::Parked).unwrap();
+        assert_eq!(goes_on(&view(), true), None, "systemd has parked it");
+        store.append(&Event::Stopped { why: "it does not hold".into(), may: vec![] }).unwrap();
+        assert_eq!(goes_on(&view(), true), Some(Event::Resumed));
+        assert_eq!(goes_on(&view(), false), None);
     }
 
     #[test]

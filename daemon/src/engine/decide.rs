@@ -4,7 +4,6 @@ use super::{Plan, findings, has_blocker};
 use crate::runbook::OnFailure;
 use crate::state::{CallRecord, CallResult, Cause, Decision, End, Event, Failure, MayDo, Stop, View};
 use connect_migrator_sdk::{Op, Outcome, Probe, Role, Undone, Verdict};
-use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -29,10 +28,7 @@ pub enum Next {
     /// Write down a decision.
     Append(Event),
     /// Watch the new server.
-    Soak {
-        /// Since when.
-        since: Timestamp,
-    },
+    Soak,
     /// Wait for an operator: end this run.
     Wait(Stop),
     /// It is over.
@@ -94,10 +90,7 @@ fn forward(plan: &Plan, view: &View) -> Next {
 }
 
 fn soak(view: &View) -> Next {
-    match view.soak_since {
-        Some(since) => Next::Soak { since },
-        None => Next::Append(Event::SoakStarted),
-    }
+    if view.soak_since.is_some() { Next::Soak } else { Next::Append(Event::SoakStarted) }
 }
 
 fn first_try(place: usize, op: Op) -> Next {
@@ -228,6 +221,8 @@ fn back(plan: &Plan, view: &View) -> Next {
         {
             failures.push(format!("`{}` was left as it is, {why}", step.id));
             source_is_down = true;
+            // What it prepared is what keeps anybody from starting it by hand.
+            not_undone.insert(spot.step);
             continue;
         }
         // Users are not sent to what does not serve; and what sends them away, such as a page, was prepared.
@@ -264,7 +259,10 @@ fn back(plan: &Plan, view: &View) -> Next {
                 let remedy = if failure.remedy.is_empty() { "" } else { "; " };
                 failures
                     .push(format!("`{}` ({}): {}{remedy}{}", step.id, spot.op, failure.why, failure.remedy));
-                source_is_down |= spot.op == Op::Apply && step.info.role == Role::StopsSource;
+                if spot.op == Op::Apply && step.info.role == Role::StopsSource {
+                    source_is_down = true;
+                    not_undone.insert(spot.step);
+                }
                 if spot.op == Op::Apply && step.info.role == Role::StartsTarget {
                     target_may_live = true;
                     source_stays_off = Some("so that not two Connects run");

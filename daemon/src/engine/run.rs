@@ -125,6 +125,8 @@ pub trait Observer: Send + Sync {
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+    /// Time since an earlier moment, whatever somebody sets the clock to; without that in which the machine was suspended.
+    fn monotonic(&self) -> Duration;
     /// Waits.
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()>;
 }
@@ -136,6 +138,11 @@ pub struct WallClock;
 impl Clock for WallClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        static BEGAN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        BEGAN.get_or_init(std::time::Instant::now).elapsed()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
@@ -155,8 +162,6 @@ pub struct Engine {
     park: bool,
     /// systemd ends this process: the park is not taken back.
     stop: bool,
-    /// An operator asked for the park.
-    paused: bool,
     /// It was decided while something else was being done.
     rollback: bool,
 }
@@ -184,15 +189,14 @@ impl Engine {
             clock,
             park: false,
             stop: false,
-            paused: false,
             rollback: false,
         })
     }
 
-    /// Whether an operator wants it to stand still until somebody resumes it. A stop by systemd is no such wish.
+    /// Whether systemd has asked this process to end.
     #[must_use]
-    pub fn is_paused(&self) -> bool {
-        self.paused
+    pub fn is_stopping(&self) -> bool {
+        self.stop
     }
 
     /// The current state.
@@ -236,6 +240,11 @@ impl Engine {
             return Err(EngineError::NotStarted);
         }
         self.go_on()?;
+        // Of a daemon that was cut off before it stood still.
+        if self.journal.with(|view| view.paused) {
+            self.park = true;
+            self.observer.note(&Note::Parking(true));
+        }
         self.learn(commands).await?;
         loop {
             while let Ok((command, reply)) = commands.try_recv() {
@@ -250,7 +259,7 @@ impl Engine {
                 Next::Done(end) => return Ok(Finish::Closed(end)),
                 Next::Wait(stop) => return Ok(Finish::Waiting(stop)),
                 Next::Append(event) => self.append(&event)?,
-                Next::Soak { since } => self.soak(since, commands).await?,
+                Next::Soak => self.soak(commands).await?,
                 call @ Next::Call { .. } => self.call(&call, commands).await?,
             }
         }
@@ -283,15 +292,20 @@ impl Engine {
         let answer = match command {
             _ if !view.is_open() => Err("the migration is over".to_owned()),
             Command::Park | Command::Stop => {
+                let pauses = *command == Command::Park;
                 // Who pauses is not sure any more. A reboot is no change of mind.
-                let taken_back = *command == Command::Park && view.commit_asked && view.decision.is_none();
-                if taken_back && let Err(error) = self.append(&Event::CommitTakenBack) {
+                let taken_back = pauses && view.commit_asked && view.decision.is_none();
+                let events = [
+                    taken_back.then_some(Event::CommitTakenBack),
+                    // Durable before it is promised: the next daemon must not go on instead.
+                    (pauses && !view.paused).then_some(Event::PauseAsked),
+                ];
+                if let Err(error) = events.iter().flatten().try_for_each(|event| self.append(event)) {
                     let _ = reply.send(Err(error.to_string()));
                     return;
                 }
                 self.park = true;
-                self.stop |= *command == Command::Stop;
-                self.paused |= *command == Command::Park;
+                self.stop |= !pauses;
                 self.observer.note(&Note::Parking(true));
                 let parks = if in_window(&view) {
                     "parks as soon as users are served again".into()
@@ -307,10 +321,13 @@ impl Engine {
             Command::Resume if self.stop => {
                 Err("systemd is stopping it: it parks, and can be resumed once it has".into())
             }
-            Command::Resume if self.park => {
-                self.unpark();
-                Ok("goes on: the pause was taken back before it parked".into())
-            }
+            Command::Resume if self.park => match self.append(&Event::PauseTakenBack) {
+                Ok(()) => {
+                    self.unpark();
+                    Ok("goes on: the pause was taken back before it parked".into())
+                }
+                Err(error) => Err(error.to_string()),
+            },
             Command::Resume => Ok("runs already".into()),
             Command::Abort if users_have_moved(&view) => Err(NOTHING_TO_ABORT.into()),
             Command::Rollback | Command::Abort => match &view.decision {
@@ -323,9 +340,7 @@ impl Engine {
                     Ok(()) => {
                         self.rollback = true;
                         // Who asks for the way back does not want it to stand still first, as systemd may.
-                        if self.paused && !self.stop {
-                            self.unpark();
-                        }
+                        self.unpark();
                         Ok(interrupt("rolls back"))
                     }
                     Err(error) => Err(error.to_string()),
@@ -337,9 +352,13 @@ impl Engine {
                 } else {
                     // As for rollback: a daemon that dies before the round has ended must still know.
                     let asked = if view.commit_asked { Ok(()) } else { self.append(&Event::CommitAsked) };
-                    asked
-                        .map(|()| "commits as soon as one more round of verification holds".into())
-                        .map_err(|error| error.to_string())
+                    match asked {
+                        Ok(()) => {
+                            self.unpark();
+                            Ok("commits as soon as one more round of verification holds".into())
+                        }
+                        Err(error) => Err(error.to_string()),
+                    }
                 }
             }
         };
@@ -505,21 +524,15 @@ impl Engine {
 
     /// Watches the new server until the soak is over, and writes down what was decided. The time in which nobody watched does not
     /// count: after a reboot or a park the soak begins anew.
-    async fn soak(
-        &mut self,
-        since: Timestamp,
-        commands: &mut mpsc::Receiver<(Command, Reply)>,
-    ) -> Result<(), EngineError> {
-        let since = since.max(self.clock.now());
-        let until = since.saturating_add(self.plan.soak.for_).unwrap_or(Timestamp::MAX);
+    async fn soak(&mut self, commands: &mut mpsc::Receiver<(Command, Reply)>) -> Result<(), EngineError> {
+        let began = self.clock.monotonic();
         let mut strikes = 0;
         loop {
             let trouble = self.soak_round(commands).await;
             if self.park || self.rollback {
                 return Ok(()); // the run loop takes it from here
             }
-            let now = self.clock.now();
-            let left = until.duration_since(now).max(jiff::SignedDuration::ZERO).unsigned_abs();
+            let left = self.plan.soak.for_.saturating_sub(self.clock.monotonic().saturating_sub(began));
             self.observer
                 .note(&Note::Soaked { broken: trouble.as_ref().map(|cause| cause.why.as_str()), left });
             let over = left.is_zero();
@@ -561,10 +574,12 @@ impl Engine {
         }
     }
 
+    /// Takes a park back, if systemd does not want it.
     fn unpark(&mut self) {
-        self.park = false;
-        self.paused = false;
-        self.observer.note(&Note::Parking(false));
+        if self.park && !self.stop {
+            self.park = false;
+            self.observer.note(&Note::Parking(false));
+        }
     }
 
     fn commit_asked(&self) -> bool {

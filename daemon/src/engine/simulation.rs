@@ -107,6 +107,7 @@ fn changes(step: &str, op: Op) -> Vec<(String, Option<String>)> {
     let own = |what: &str| (format!("{step}.{what}"), Some("done".to_owned()));
     let set = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
     match (step, op) {
+        ("stop", Op::Prepare) => vec![own("guard")],
         ("stop", Op::Apply) => vec![("source".into(), None), set("unit", "masked")],
         ("container", Op::Prepare) => vec![own("image"), own("created")],
         ("container", Op::Apply) => vec![set("target", "runs")],
@@ -307,6 +308,10 @@ impl Clock for LateClock {
     fn now(&self) -> Timestamp {
         let slept = *self.slept.lock().unwrap();
         Timestamp::from_second(4_000_000_000).unwrap() + slept
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.slept.lock().unwrap()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {

@@ -149,19 +149,26 @@ impl TransientLauncher {
         self.end(&self.unit_of(number)).await
     }
 
-    /// Ends every unit of this instance's steps but that of call `but`.
+    /// Ends every unit of this instance's steps but that of call `but`. Answers those that do not end and are in nobody's way: they
+    /// only read.
     ///
     /// # Errors
-    /// When one cannot be ended.
-    pub async fn clear(&self, but: Option<u64>) -> Result<(), SurvivorError> {
+    /// When another one cannot be ended.
+    pub async fn clear(&self, but: Option<u64>) -> Result<Vec<String>, SurvivorError> {
         let kept = but.map(|number| self.unit_of(number));
         let pattern = format!("{PREFIX}{}.*.service", self.instance);
+        let readers = format!("{PREFIX}{}.r", self.instance);
+        let mut hanging = Vec::new();
         for unit in self.units.running(&pattern).await? {
-            if Some(&unit) != kept.as_ref() {
-                self.end(&unit).await?;
+            if Some(&unit) == kept.as_ref() {
+                continue;
+            }
+            match self.end(&unit).await {
+                Err(SurvivorError::StillRuns(unit)) if unit.starts_with(&readers) => hanging.push(unit),
+                end => end?,
             }
         }
-        Ok(())
+        Ok(hanging)
     }
 
     async fn end(&self, unit: &str) -> Result<(), SurvivorError> {

@@ -9,6 +9,16 @@ use std::path::{Path, PathBuf};
 /// A plugin could not be kept, or is not as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
+    /// The folder for the copies could not be made.
+    #[error(
+        "could not make {dir} for copies of the plugins: {why}; check that the disk is not full or read-only"
+    )]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// Why.
+        why: std::io::Error,
+    },
     /// It could not be copied.
     #[error(
         "could not keep a copy of the plugin {from} as {to}: {why}; check that the disk is not full or read-only"
@@ -42,13 +52,18 @@ pub enum PinError {
 /// Where plugins are now, and the digest of each that is a file; both by name.
 pub type Pinned = (BTreeMap<String, PluginRef>, BTreeMap<String, String>);
 
-/// Copies the plugins into `dir` and answers where they are now, with their digests. Done again, it does nothing.
+/// Copies the plugins into `dir`, which is there afterwards in any case, and answers where they are now, with their digests. Done again, it does nothing.
 ///
 /// # Errors
 /// See [`PinError`].
 pub fn pin_plugins(plugins: &BTreeMap<String, PluginRef>, dir: &Path) -> Result<Pinned, PinError> {
     let mut pinned = BTreeMap::new();
     let mut digests = BTreeMap::new();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|why| PinError::Folder { dir: dir.into(), why })?;
     for (name, plugin) in plugins {
         let PluginRef::File(from) = plugin else {
             pinned.insert(name.clone(), plugin.clone());
@@ -56,7 +71,6 @@ pub fn pin_plugins(plugins: &BTreeMap<String, PluginRef>, dir: &Path) -> Result<
         };
         let to = dir.join(format!("{name}.so"));
         let copy = || -> std::io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             let beside = dir.join(format!("{name}.so.part"));
             fs::copy(from, &beside)?;
             fs::set_permissions(&beside, fs::Permissions::from_mode(0o644))?;
@@ -94,4 +108,19 @@ pub fn verify_pinned(
         plugins.insert(name.clone(), plugin);
     }
     Ok(plugins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It says that the migration is not wrapped up yet.
+    #[test]
+    fn the_folder_is_there_also_where_all_plugins_are_built_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let plugins = [("systemd".to_owned(), PluginRef::BuiltIn("systemd".into()))].into();
+        let (pinned, digests) = pin_plugins(&plugins, &dir.path().join("plugins/m")).unwrap();
+        assert_eq!((pinned, digests.len()), (plugins, 0));
+        assert!(dir.path().join("plugins/m").is_dir());
+    }
 }

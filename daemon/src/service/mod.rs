@@ -1,5 +1,6 @@
 //! The daemon: one run of an instance under systemd, or in the foreground.
 
+mod armed;
 mod caller;
 mod live;
 mod observer;
@@ -7,6 +8,7 @@ mod recover;
 mod secrets;
 mod status;
 
+pub(crate) use armed::{disarm, goes_on_all_the_same, is_armed};
 pub use caller::HostCaller;
 pub use live::Live;
 pub use observer::{News, Shown, Teller};
@@ -15,8 +17,8 @@ pub use status::Status;
 
 use crate::bus::Bus;
 use crate::cli::Exit;
-use crate::engine::{Command, Engine, EngineError, Finish, Reply, WallClock};
-use crate::host::{ChildLauncher, Launcher, TransientLauncher};
+use crate::engine::{Command, Engine, EngineError, Finish, Note, Observer, Reply, WallClock};
+use crate::host::{ChildLauncher, Launcher, SurvivorError, TransientLauncher};
 use crate::instance::Instance;
 use crate::report::Report;
 use crate::state::{End, InstanceLock, SqliteStore, Store, View};
@@ -33,6 +35,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How many commands may wait for the engine.
 const COMMAND_QUEUE: usize = 8;
+/// How often the watchdog is fed while a run is wrapped up.
+const ALIVE_EVERY_SECONDS: u64 = 2;
 /// How long a run that cannot go on beside a process waits before it ends and systemd starts it again: with less, systemd would give
 /// up after some minutes.
 const STILL_RUNS_PAUSE_SECONDS: u64 = 25;
@@ -55,8 +59,16 @@ pub async fn run(instance: &Instance, steps: StepsRunAs) -> Exit {
         Ok(Begun::Run(engine, _lock)) => go(instance, *engine, &teller).await,
         Ok(Begun::Ended(view, end, _lock)) => {
             teller.ready();
-            wrap_up(instance, &view, false, &teller).await;
+            wrap_up(instance, &view, &teller).await;
             exit_of(&end)
+        }
+        Ok(Begun::Stands(view, _lock)) => {
+            teller.ready();
+            wrap_up(instance, &view, &teller).await;
+            let why =
+                "the run stood still when it was cut off, and still does; start again if it is to go on";
+            teller.aside(journal::ids::NEEDS_OPERATOR, journal::Priority::Notice, why);
+            if view.stop.is_some() { Exit::NeedsOperator } else { Exit::Done }
         }
         Err((exit, why)) => {
             teller.failed(&why);
@@ -75,6 +87,8 @@ enum Begun {
     Run(Box<Engine>, InstanceLock),
     /// One that had ended when the daemon was cut off. Nobody asked for another one: this start only wraps it up.
     Ended(Box<View>, End, InstanceLock),
+    /// One that had come to wait for an operator, or was paused by one, when the daemon was cut off. Nobody asked for it to go on.
+    Stands(Box<View>, InstanceLock),
 }
 
 async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> Result<Begun, Failed> {
@@ -92,6 +106,9 @@ async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> 
     {
         return Ok(Begun::Ended(Box::new(view), end, lock));
     }
+    if view.is_open() && (view.stop.is_some() || view.parked && view.paused) && is_armed(instance) {
+        return Ok(Begun::Stands(Box::new(view), lock));
+    }
     let (launcher, caller) =
         launchers(instance, steps, &view, teller).await.map_err(|error| (Exit::Failed, error))?;
     let Recovered { plan, begins } =
@@ -106,7 +123,7 @@ async fn begin(instance: &Instance, steps: StepsRunAs, teller: &Arc<Teller>) -> 
         store,
         Arc::new(caller),
         Arc::new(StoredSecrets),
-        Arc::clone(teller) as Arc<dyn crate::engine::Observer>,
+        Arc::clone(teller) as Arc<dyn Observer>,
         Arc::new(WallClock),
     )
     .map_err(|error| unusable(&error))?;
@@ -130,7 +147,27 @@ async fn launchers(
         Ok(units) => {
             let launcher = TransientLauncher::new(Arc::new(units), instance.name(), &instance.program_dir());
             let goes_on = view.cut_off().map(|call| call.number);
-            launcher.clear(goes_on).await.map_err(|error| error.to_string())?;
+            match launcher.clear(goes_on).await {
+                Ok(hanging) => {
+                    for unit in hanging {
+                        let why = format!(
+                            "{unit} of an earlier start only reads, and does not end; the run goes on beside it"
+                        );
+                        teller.aside(journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
+                    }
+                }
+                Err(error) => {
+                    if matches!(error, SurvivorError::StillRuns(_)) {
+                        teller.aside(
+                            journal::ids::AROUND_FAILED,
+                            journal::Priority::Warning,
+                            &format!("waits {STILL_RUNS_PAUSE_SECONDS} s until the next try: {error}"),
+                        );
+                        tokio::time::sleep(Duration::from_secs(STILL_RUNS_PAUSE_SECONDS)).await;
+                    }
+                    return Err(error.to_string());
+                }
+            }
             Some(Arc::new(launcher))
         }
         Err(error) => {
@@ -156,14 +193,14 @@ async fn launchers(
 
 /// Writes the report; after the end of a migration, undoes what was set up for its time only. Done twice, it is done once. One that
 /// waits for an operator, or was paused by one, is not gone on with by a reboot.
-async fn wrap_up(instance: &Instance, view: &View, is_paused: bool, teller: &Teller) {
+async fn wrap_up(instance: &Instance, view: &View, teller: &Teller) {
     if let Some(report) = Report::of(view, Timestamp::now())
         && let Err(error) = report.write(&instance.report_path())
     {
         teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
     }
-    if view.closed.is_some() || view.stop.is_some() || is_paused {
-        recover::arm(instance, false, teller).await;
+    if view.closed.is_some() || view.stop.is_some() || view.paused {
+        armed::disarmed(instance, view.is_open(), teller).await;
     }
     if view.closed.is_some() {
         // Last: it tells the next start that nothing is left to do.
@@ -200,12 +237,20 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
         teller
             .failed(&format!("could not listen for signals: {error}; `systemctl stop` will cut the run off"));
     }
-    recover::arm(instance, true, teller).await;
+    armed::arm(instance, teller).await;
     if has_started(&engine.view()) {
         teller.ready();
     }
-    let result = engine.run(&mut commands).await;
-    wrap_up(instance, &engine.view(), engine.is_paused(), teller).await;
+    let mut result = engine.run(&mut commands).await;
+    // While the machine goes down systemd refuses jobs, and steps fail by that: the next start tries them again.
+    if matches!(result, Ok(Finish::Waiting(_))) && engine.is_stopping() && machine_goes_down().await {
+        result = engine.go_on().map(|()| Finish::Parked);
+    }
+    // A service that exits well before it was ready counts as failed, and is started again.
+    if matches!(result, Ok(Finish::Parked)) {
+        teller.ready();
+    }
+    kept_alive(teller, wrap_up(instance, &engine.view(), teller)).await;
     if let Some(bus) = bus {
         bus.close().await;
     }
@@ -221,6 +266,25 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
                 let _ = tokio::time::timeout(pause, commands.recv()).await;
             }
             Exit::Failed
+        }
+    }
+}
+
+/// Also when systemd does not answer any more.
+async fn machine_goes_down() -> bool {
+    let asked = async { Units::system().await?.machine_goes_down().await };
+    asked.await.unwrap_or(true)
+}
+
+/// Feeds the watchdog meanwhile: making systemd read its unit files may take long.
+async fn kept_alive(teller: &Teller, work: impl Future<Output = ()>) {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            () = &mut work => return,
+            () = tokio::time::sleep(Duration::from_secs(ALIVE_EVERY_SECONDS)) => {
+                teller.note(&Note::Alive { busy: true });
+            }
         }
     }
 }

@@ -301,13 +301,19 @@ fn told(event: &Event, view: &View) -> Option<Told> {
             let told = "the commit that was asked for is taken back: it is paused instead";
             tell(ids::COMMIT_ASKED, Priority::Notice, told.into())
         }
+        Event::PauseAsked => tell(
+            ids::ASKED_TO_STOP,
+            Priority::Notice,
+            "an operator asked for a pause: parks as soon as it can".into(),
+        ),
+        Event::PauseTakenBack => tell(ids::UNPARKED, Priority::Notice, "the pause was taken back".into()),
         Event::CommitDecided { by } => tell(ids::COMMIT_DECIDED, Priority::Notice, format!("commits: {by}")),
         Event::Parked => {
             tell(ids::PARKED, Priority::Notice, "parked; the next start goes on from here".into())
         }
         Event::Unparked => tell(ids::UNPARKED, Priority::Notice, "goes on from where it was parked".into()),
         Event::Stopped { why, .. } => tell(ids::NEEDS_OPERATOR, Priority::Error, why.clone()),
-        Event::Resumed => tell(ids::RESUMED, Priority::Notice, "an operator started the run again".into()),
+        Event::Resumed => tell(ids::RESUMED, Priority::Notice, "goes on; what failed is tried again".into()),
         Event::Closed { end } => closed(end, view),
         Event::Undo { .. } | Event::Checkpoint { .. } => None,
     }

@@ -1,21 +1,14 @@
 //! What a start finds: an open migration to go on with, or none.
 
-use super::Teller;
+use super::{Teller, armed};
 use crate::engine::Plan;
 use crate::host::{CallFailure, Launcher, PluginRef};
 use crate::instance::{self, AssembleError, Instance, PinError, Plugins};
 use crate::runbook::{Runbook, RunbookError};
 use crate::state::{Event, Store, StoreError, View};
 use crate::systemd::journal;
-use crate::systemd::units::Units;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 use uuid::Uuid;
-
-/// Left in the state directory while the unit is enabled only for the time of the migration.
-const ARMED: &str = "armed";
 
 /// The plan to run, and the event to begin with if the migration is new.
 pub(super) struct Recovered {
@@ -134,42 +127,9 @@ fn is_unchanged(instance: &Instance, pinned: &str) -> Result<(), RecoverError> {
     Err(RecoverError::Changed { path: path.display().to_string(), diff, instance: instance.name().into() })
 }
 
-/// Lets the run go on after a reboot: enables the unit for the time of the migration, unless it is enabled anyway.
-pub(super) async fn arm(instance: &Instance, on: bool, teller: &Teller) {
-    let marker = instance.state_dir().join(ARMED);
-    let unit = instance.unit();
-    let result = async {
-        let units = Units::system().await?;
-        if on {
-            if units.status(&unit).await?.unit_file_state == "disabled" {
-                // First: a unit that stays enabled begins another migration at the next boot.
-                write_marker(&marker)?;
-                units.enable(&unit).await?;
-            }
-        } else if marker.exists() {
-            units.disable(&unit).await?;
-            std::fs::remove_file(&marker)?;
-        }
-        Ok::<_, Box<dyn std::error::Error>>(())
-    };
-    if let Err(error) = result.await {
-        let what = if on { "enable" } else { "disable" };
-        let why = format!("could not {what} {unit} for the time of the migration: {error}");
-        teller.aside(journal::ids::AROUND_FAILED, journal::Priority::Warning, &why);
-    }
-}
-
-/// Durable when it returns.
-fn write_marker(marker: &Path) -> std::io::Result<()> {
-    let mut file = File::create(marker)?;
-    file.write_all(b"enabled for the time of the migration\n")?;
-    file.sync_all()?;
-    marker.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
-/// Whether [`tidy`] was done for this migration, the last thing after its end.
+/// Whether all was done that comes after the end of this migration, [`tidy`] as the last.
 pub(super) fn is_tidy(instance: &Instance, view: &View) -> bool {
-    !instance.pinned_plugins_dir(view.migration()).exists()
+    !armed::is_armed(instance) && !instance.pinned_plugins_dir(view.migration()).exists()
 }
 
 /// Removes what was kept for the time of the migration only: outcomes of calls, and last the plugins. The steps' folders stay: they

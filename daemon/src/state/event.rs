@@ -86,6 +86,10 @@ pub enum Event {
     CommitAsked,
     /// The operator paused the run instead.
     CommitTakenBack,
+    /// An operator asked for a pause: it stands still as soon as it can, and until somebody resumes it.
+    PauseAsked,
+    /// The pause is over before it stood still, or while it did.
+    PauseTakenBack,
     /// From here on there is no way back.
     CommitDecided {
         /// `operator`, or `the soak time is over`.

@@ -20,8 +20,10 @@ pub struct View {
     pub commit_asked: bool,
     /// The run stopped and waits for an operator.
     pub stop: Option<Stop>,
-    /// The last event was a park.
+    /// It stands still at a safe point.
     pub parked: bool,
+    /// An operator wants it to stand still until somebody resumes it. A stop by systemd is no such wish.
+    pub paused: bool,
     /// How it ended.
     pub closed: Option<(Timestamp, End)>,
     /// Facts that calls have published.
@@ -112,7 +114,11 @@ impl View {
 
     /// Takes one more event in.
     pub fn add(&mut self, record: &Record) {
-        self.parked = matches!(record.event, Event::Parked);
+        self.parked = match record.event {
+            Event::Parked => true,
+            Event::PauseAsked => self.parked,
+            _ => false,
+        };
         match &record.event {
             Event::Started { .. } => self.started = Some(record.clone()),
             Event::Intent { call, place, step, op, of, attempt } => self.calls.push(CallRecord {
@@ -144,20 +150,25 @@ impl View {
             Event::RollbackDecided { cause } => {
                 self.decision = Some(Decision::Rollback { at: record.at, cause: cause.clone() });
                 self.stop = None;
+                // Who asks for the way back does not want it to stand still. That a step failed takes no pause back.
+                self.paused &= cause.step.is_some();
             }
-            Event::CommitAsked => self.commit_asked = true,
+            Event::CommitAsked => (self.commit_asked, self.paused) = (true, false),
             Event::CommitTakenBack => self.commit_asked = false,
+            Event::PauseAsked => self.paused = true,
+            Event::PauseTakenBack | Event::Unparked => self.paused = false,
             Event::CommitDecided { by } => {
                 self.decision = Some(Decision::Commit { at: record.at, by: by.clone() });
                 self.stop = None;
             }
-            Event::Parked | Event::Unparked => {}
+            Event::Parked => {}
             Event::Stopped { why, may } => {
                 self.commit_asked = false;
                 self.stop = Some(Stop { at: record.at, why: why.clone(), may: may.clone() });
             }
             Event::Resumed => {
                 self.stop = None;
+                self.paused = false;
                 self.last_resumed = record.seq;
                 for call in &mut self.calls {
                     call.before_resume = true;

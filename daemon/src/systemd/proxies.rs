@@ -86,6 +86,10 @@ pub trait Manager {
     /// The loaded units in these states (all, if none is named) whose names match one of the patterns.
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
 
+    /// `running`, `degraded`, `stopping`, …
+    #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
+
     /// A job has ended: `done`, `failed`, `canceled`, `timeout`, `dependency`, `skipped`, …
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;

@@ -245,6 +245,17 @@ impl Units {
         self.ask(RELOAD_TIMEOUT_SECS, || "make systemd read its unit files again".into(), reload).await
     }
 
+    /// Whether the machine goes down: jobs that do not fit to that are refused by then.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn machine_goes_down(&self) -> Result<bool, UnitError> {
+        let state = |manager: ManagerProxy<'static>| async move { manager.system_state().await };
+        let state =
+            self.ask(ANSWER_TIMEOUT_SECS, || "ask for the state of the machine".into(), state).await?;
+        Ok(state == "stopping")
+    }
+
     /// The processes in a control group.
     ///
     /// # Errors

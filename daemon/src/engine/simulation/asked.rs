@@ -152,15 +152,18 @@ fn a_commit_that_was_promised_is_durable_and_the_next_daemon_keeps_it() {
     assert!(asked.answers[0].is_ok(), "{:?}", asked.answers);
     let at = asked.events.iter().position(|event| *event == Event::CommitAsked).unwrap();
 
-    // The daemon died right after its promise; nobody asks again.
+    assert_eq!(gone_on(&asked.events[..=at], &script), Finish::Closed(End::Committed));
+}
+
+/// How the next daemon ends what died right after these events; nobody asks again.
+fn gone_on(events: &[Event], script: &Script) -> Finish {
     let store = MemoryStore::default();
-    for event in &asked.events[..=at] {
+    for event in events {
         store.append(event).unwrap();
     }
     let (lab, world) = (Lab::new(), Arc::new(Mutex::new(World::new())));
-    let records = store.load().unwrap();
     // What the calls before it changed.
-    for (step, op) in asked.events.iter().filter_map(|event| match event {
+    for (step, op) in events.iter().filter_map(|event| match event {
         Event::Intent { step, op, .. } => Some((step, *op)),
         _ => None,
     }) {
@@ -168,8 +171,49 @@ fn a_commit_that_was_promised_is_durable_and_the_next_daemon_keeps_it() {
             world.lock().unwrap().set(&key, value.as_deref());
         }
     }
-    let (finish, _) = lab.run(&script, &world, &Arc::default(), records, None);
-    assert_eq!(finish, Some(Finish::Closed(End::Committed)));
+    lab.run(script, &world, &Arc::default(), store.load().unwrap(), None).0.unwrap()
+}
+
+#[test]
+fn a_pause_that_was_promised_is_durable_before_the_call_has_ended_and_the_next_daemon_keeps_it() {
+    let asked = asked_in_the_window(std::slice::from_ref(&Command::Park));
+    assert_eq!(asked.finish, Finish::Parked);
+    let at = |wanted: &Event| asked.events.iter().position(|event| event == wanted);
+    let paused = at(&Event::PauseAsked).unwrap();
+    let apply =
+        |event: &&Event| matches!(event, Event::Intent { step, op: Op::Apply, .. } if step == "container");
+    let call = asked.events.iter().position(|event| apply(&event)).unwrap();
+    assert!(matches!(asked.events[call + 1], Event::PauseAsked), "{:?}", &asked.events[call..]);
+    assert_eq!(gone_on(&asked.events[..=paused], &Script::default()), Finish::Parked);
+    // Once it has stood still, a start is what resumes it.
+    assert_eq!(gone_on(&asked.events, &Script::default()), Finish::Closed(End::Committed));
+}
+
+#[test]
+fn a_pause_is_over_when_an_operator_decides_or_resumes_and_not_when_systemd_stops_it_or_a_step_fails() {
+    let paused = |questions: &[Command]| {
+        let asked = asked_in_the_window(questions);
+        let store = MemoryStore::default();
+        asked.events.iter().for_each(|event| drop(store.append(event).unwrap()));
+        View::of(&store.load().unwrap()).paused
+    };
+    assert!(paused(&[Command::Park]) && paused(&[Command::Park, Command::Stop]));
+    assert!(!paused(&[Command::Stop]) && !paused(&[Command::Park, Command::Resume]));
+    // A reboot comes between: it is to be carried out by the next start.
+    assert!(!paused(&[Command::Park, Command::Stop, Command::Rollback]));
+
+    let script = Script { then: Some(Then::Wait), ..Script::default() };
+    let questions = [Command::Park, Command::Commit];
+    let asked = asked_when(|event| matches!(event, Event::SoakStarted), &script, &questions);
+    assert_eq!(end_of(&asked.finish), &End::Committed, "it stood still although it had promised to commit");
+
+    let script = Script { fails: Some(("container", Op::Apply, 0)), ..Script::default() };
+    let apply =
+        |event: &Event| matches!(event, Event::Intent { step, op: Op::Apply, .. } if step == "container");
+    let asked = asked_when(apply, &script, std::slice::from_ref(&Command::Park));
+    let store = MemoryStore::default();
+    asked.events.iter().for_each(|event| drop(store.append(event).unwrap()));
+    assert!(asked.finish != Finish::Parked || View::of(&store.load().unwrap()).paused, "{:?}", asked.events);
 }
 
 #[test]

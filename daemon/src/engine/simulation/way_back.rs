@@ -16,6 +16,7 @@ fn while_the_new_server_may_live_the_source_is_not_started_again() {
     assert!(stop.why.contains("stuck") && stop.why.contains("not two Connects"), "{}", stop.why);
     let data: Vec<_> = world.things.keys().filter(|key| key.starts_with("storage")).collect();
     assert!(!data.is_empty(), "the data were put back under the new server");
+    assert!(world.get("stop.guard").is_some(), "anybody could start the source beside the new server");
 }
 
 #[test]
@@ -128,6 +129,7 @@ fn users_are_sent_back_only_when_the_source_serves_again() {
             "route enter-window",
             "route prepare",
             "container prepare",
+            "stop prepare",
             "storage prepare",
         ]
     );
