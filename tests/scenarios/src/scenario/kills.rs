@@ -18,6 +18,10 @@ pub(super) const ALL: &[Scenario] = &[
         "killed with -9 in the midst of a step: the step goes on, and its real end is learnt",
         goes_on,
     ),
+    one_with_all(
+        "the machine is rebooted in the window: it goes on after the boot by itself and ends well",
+        rebooted,
+    ),
     one("the power is cut while the container starts: it resumes after the boot and ends well", power_cut),
 ];
 
@@ -163,7 +167,8 @@ fn goes_on(lab: &Lab) -> Tried {
     ended_once(lab)
 }
 
-fn power_cut(lab: &Lab) -> Tried {
+/// A migration whose Connect has just been started in the container, and takes 20 s for it.
+fn in_the_window(lab: &Lab) -> Tried {
     lab.write_runbook(&Runbook::tag("slow").text())?;
     ensure!(lab.start_migration()?, "it did not start");
     lab.machine.wait_for(
@@ -172,6 +177,20 @@ fn power_cut(lab: &Lab) -> Tried {
         // Before that a shell waits in it, whose arguments name Connect too.
         r"docker top connect-prod -o pid,args 2>/dev/null | grep -Eq '^[0-9 ]+/opt/rstudio-connect/bin/connect'",
     )?;
+    Ok(())
+}
+
+fn rebooted(lab: &Lab) -> Tried {
+    in_the_window(lab)?;
+    let state = lab.machine.reboot()?;
+    ensure!(matches!(state.as_str(), "running" | "degraded"), "the machine came up {state}");
+    let end = lab.assert_good_end()?;
+    println!("     it ended {end}");
+    ended_once(lab)
+}
+
+fn power_cut(lab: &Lab) -> Tried {
+    in_the_window(lab)?;
     lab.machine.power_cut()?;
     let state = lab.machine.boot()?;
     ensure!(matches!(state.as_str(), "running" | "degraded"), "the machine came up {state}");

@@ -65,7 +65,22 @@ fn operator(lab: &Lab) -> Tried {
 
 fn by_commands(lab: &Lab) -> Tried {
     lab.write_runbook(&Runbook::that_waits().text())?;
-    ensure!(lab.start_migration()?, "it did not start");
+    // Before the unit counts as started: systemd must not take the end of the daemon for a failure and start it again.
+    lab.must(
+        "/root/lab/state-watcher await check stop & watcher=$!
+         systemctl start --no-block connect-migrator@prod; wait $watcher; connect-migrator pause prod",
+    )?;
+    lab.wait_for(
+        "the run to park in its checks",
+        "systemctl show -P SubState connect-migrator@prod | grep -qx dead",
+    )?;
+    let told = lab.ask("systemctl show -P Result -P NRestarts connect-migrator@prod")?;
+    ensure!(
+        told.lines().collect::<Vec<_>>() == ["success", "0"],
+        "after a pause in the checks systemd says {told:?}"
+    );
+    ensure!(standing(&lab.status()?) == "parked", "after a pause in the checks it is not parked");
+    lab.must("connect-migrator resume prod")?;
     lab.wait_soak()?;
     lab.must("connect-migrator pause prod")?;
     lab.wait_for("the run to park", "! systemctl is-active -q connect-migrator@prod")?;
