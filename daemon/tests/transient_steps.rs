@@ -8,7 +8,7 @@ mod misdeed;
 mod systemd_double;
 
 use connect_migrator::engine::{Called, Caller, PlannedStep, RealEnd};
-use connect_migrator::host::{HostLimits, TransientLauncher};
+use connect_migrator::host::{HostLimits, SurvivorError, TransientLauncher};
 use connect_migrator::service::HostCaller;
 use connect_migrator::state::Failure;
 use connect_migrator::systemd::cgroup::Cgroups;
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use systemd_double::world::Unit;
 use systemd_double::{Machine, until};
 use tokio_util::sync::CancellationToken;
 
@@ -292,6 +293,24 @@ async fn every_other_unit_of_the_instance_is_ended_before_anything_else_is_done(
     launcher.clear(None).await.unwrap();
     assert!(!begun.unit_runs());
     hosted::stands_still(&begun.state().join("beat")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_reads_and_does_not_end_is_in_nobodys_way_and_what_changes_things_is() {
+    let mut machine = Machine::boot().await;
+    let launcher = transient(&machine.bus.address, machine.folder()).await;
+    // Without a process that a signal would end.
+    let hangs = |name: &str| {
+        let unit = Unit { active: "active".into(), sub: "running".into(), ..Unit::named(name) };
+        machine.world(|world| world.add(unit));
+    };
+    let reader = "connect-migrator-step-prod.r77-0.service";
+    hangs(reader);
+    assert_eq!(launcher.clear(None).await.unwrap(), [reader]);
+    hangs("connect-migrator-step-prod.7.service");
+    let error = launcher.clear(None).await.unwrap_err();
+    assert!(matches!(&error, SurvivorError::StillRuns(unit) if unit.contains(".7.")), "{error}");
+    machine.lose_bus().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,8 +23,8 @@ struct Arguments {
     /// The state file
     #[arg(long, default_value = "/var/lib/connect-migrator/prod/state.db")]
     state: PathBuf,
-    /// How long to wait at most, in seconds
-    #[arg(long, default_value_t = 300)]
+    /// How long to wait at most, in seconds: as long as a whole migration may take
+    #[arg(long, default_value_t = 900)]
     within: u64,
     #[command(subcommand)]
     command: Command,

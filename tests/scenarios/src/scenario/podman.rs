@@ -8,8 +8,12 @@ use std::time::Duration;
 
 pub(super) const ALL: &[Scenario] = &[
     one_or_each(
-        "with podman a server is moved into a unit that alone comes up after a reboot, and only beside a masked one",
+        "with podman a server is moved into a unit that alone comes up after a reboot",
         moves_and_reboots,
+    ),
+    each_with_all(
+        "the podman container does not come up after a reboot beside a unit that somebody unmasked",
+        beside_an_unmasked_unit,
     ),
     each_with_all(
         "a podman container that never gets healthy is rolled back, and everything is as before",
@@ -28,7 +32,8 @@ runuser -u postgres -- psql -qAtc 'select pg_reload_conf()'";
 /// Longer than systemd waits between two tries.
 const TRIES: Duration = Duration::from_secs(25);
 
-fn moves_and_reboots(lab: &Lab) -> Tried {
+/// Moved, and committed.
+fn moved(lab: &Lab) -> Tried {
     lab.must(GROUND)?;
     lab.write_runbook(&Runbook::that_waits().podman().text())?;
     let check = lab.machine.run("connect-migrator check prod")?;
@@ -57,14 +62,21 @@ fn moves_and_reboots(lab: &Lab) -> Tried {
     let start = lab.machine.run("systemctl start rstudio-connect")?;
     ensure!(!start.success(), "after the commit the old unit could be started");
     ensure!(start.stderr.contains("is masked"), "it does not say why: {}", start.stderr);
+    Ok(())
+}
 
+fn moves_and_reboots(lab: &Lab) -> Tried {
+    moved(lab)?;
     lab.machine.reboot()?;
     let serves = "curl -fs -m 5 -o /dev/null http://connect.example.com/__ping__";
     lab.wait_for("the container to serve after the reboot", serves)?;
     old_is_down(lab)?;
-    lab.assert_moved()?;
+    lab.assert_moved()
+}
 
-    // Somebody unmasks the unit by hand. At the next boot it starts, and the container must not.
+/// Somebody unmasks the unit by hand. At the next boot it starts, and the container must not.
+fn beside_an_unmasked_unit(lab: &Lab) -> Tried {
+    moved(lab)?;
     lab.must("systemctl unmask rstudio-connect && systemctl enable rstudio-connect")?;
     lab.machine.reboot()?;
     lab.wait_for(

@@ -133,7 +133,7 @@ fn rolled_back(lab: &Lab) -> Tried {
 
     // The disk, filled once the checks found room.
     lab.must(
-        "systemd-run --quiet --collect --unit=lab-full bash -c '/root/lab/state-watcher await prepare storage &&
+        "systemd-run --quiet --collect --unit=lab-full bash -ec '/root/lab/state-watcher await prepare storage
          fallocate -l $(( $(df --output=avail -B1 /srv/nfs/connect | tail -n 1) - 3000000 )) /srv/nfs/connect/lost+found/full'",
     )?;
     lab.start_another(&Relocation::default().runbook(Runbook::default()).text())?;

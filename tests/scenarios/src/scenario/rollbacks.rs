@@ -1,6 +1,6 @@
 //! What fails on the way is put back by itself, and everything is as before.
 
-use super::{Scenario, one, one_or_each, one_with_all};
+use super::{Scenario, one_or_each, one_with_all};
 use crate::ensure;
 use crate::lab::{Lab, Runbook, Tried};
 use serde_json::Value;
@@ -15,7 +15,7 @@ pub(super) const ALL: &[Scenario] = &[
         "the old server does not start again: users keep the page, nothing is left to a reboot, and the operator ends it",
         source_does_not_start,
     ),
-    one("a plugin crashes in the window: rolled back", crash),
+    one_with_all("a plugin crashes in the window: rolled back", crash),
     one_or_each("docker dies in the window: rolled back once it is there again", docker_dies),
 ];
 
@@ -77,8 +77,8 @@ fn nginx(lab: &Lab) -> Tried {
     // An administrator breaks the configuration at the worst time, and notices when the route fails. Were it left broken, nginx
     // could not be reloaded, and the rollback would end with that told.
     lab.must(
-        "systemd-run --quiet --unit=lab-sabotage bash -c '/root/lab/state-watcher await apply container &&
-         echo \"listen nowhere;\" >/etc/nginx/conf.d/zz-not-ours.conf &&
+        "systemd-run --quiet --unit=lab-sabotage bash -ec '/root/lab/state-watcher await apply container
+         echo \"listen nowhere;\" >/etc/nginx/conf.d/zz-not-ours.conf
          /root/lab/state-watcher await rollback-decided; rm /etc/nginx/conf.d/zz-not-ours.conf'",
     )?;
     lab.write_runbook(&Runbook::default().text())?;
@@ -127,7 +127,7 @@ fn docker_dies(lab: &Lab) -> Tried {
     // Connect of this image takes 20 s to start. It dies in that, together with the engine; before it the container runs already, and an
     // engine that died is only waited for. Until Connect starts, a shell is there whose arguments name it too.
     lab.must(
-        "systemd-run --quiet --unit=lab-sabotage bash -c '/root/lab/state-watcher await apply container &&
+        "systemd-run --quiet --unit=lab-sabotage bash -ec '/root/lab/state-watcher await apply container
          until pgrep -f \"^/opt/rstudio-connect/bin/connect\"; do sleep 0.1; done
          kill -9 $(pidof dockerd) $(pidof containerd)'",
     )?;
