@@ -31,9 +31,13 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a call waits in these tests for a daemon that is back.
 const REJOIN: Duration = Duration::from_secs(2);
 
-async fn transient(address: &str, folder: &Path) -> TransientLauncher {
+async fn units(address: &str, folder: &Path) -> Units {
     let cgroups = Cgroups::at(&folder.join("cgroup"), Processes::at(&folder.join("proc")));
-    let units = Units::connect(BusAddress::At(address.into()), cgroups).await.unwrap();
+    Units::connect(BusAddress::At(address.into()), cgroups).await.unwrap()
+}
+
+async fn transient(address: &str, folder: &Path) -> TransientLauncher {
+    let units = units(address, folder).await;
     TransientLauncher::new(Arc::new(units), "prod", &folder.join("program"))
         .with_limits(HostLimits { rejoin: REJOIN, ..limits() })
         .in_a_test(
@@ -299,15 +303,17 @@ async fn every_other_unit_of_the_instance_is_ended_before_anything_else_is_done(
 async fn what_only_reads_and_does_not_end_is_in_nobodys_way_and_what_changes_things_is() {
     let mut machine = Machine::boot().await;
     let launcher = transient(&machine.bus.address, machine.folder()).await;
+    let units = units(&machine.bus.address, machine.folder()).await;
     // Without a process that a signal would end.
-    let hangs = |name: &str| {
+    let hangs = async |name: &str| {
         let unit = Unit { active: "active".into(), sub: "running".into(), ..Unit::named(name) };
         machine.world(|world| world.add(unit));
+        units.status(name).await.unwrap();
     };
     let reader = "connect-migrator-step-prod.r77-0.service";
-    hangs(reader);
+    hangs(reader).await;
     assert_eq!(launcher.clear(None).await.unwrap(), [reader]);
-    hangs("connect-migrator-step-prod.7.service");
+    hangs("connect-migrator-step-prod.7.service").await;
     let error = launcher.clear(None).await.unwrap_err();
     assert!(matches!(&error, SurvivorError::StillRuns(unit) if unit.contains(".7.")), "{error}");
     machine.lose_bus().await;
