@@ -4,7 +4,7 @@ use super::status::{self, Unread};
 use super::tables::shown;
 use super::{Exit, daemon, follow, questions};
 use crate::bus;
-use crate::engine::{NOTHING_TO_ABORT, users_have_moved};
+use crate::engine::{NOTHING_TO_ABORT, users_have_moved, windows};
 use crate::instance::Instance;
 use crate::report::{Report, Standing};
 use crate::service::{self, Status};
@@ -28,10 +28,18 @@ pub(super) async fn pause(instance: &Instance) -> Exit {
 /// No daemon runs: writes the pause down, and lets no reboot go on.
 async fn pause_alone(instance: &Instance) -> Exit {
     let paused = |view: &View| (!view.paused).then_some(Event::PauseAsked);
-    if let Err(exit) = write_down(instance, paused) {
-        return exit;
-    }
+    let view = match write_down(instance, paused) {
+        Ok(view) => view,
+        Err(exit) => return exit,
+    };
     let name = instance.name();
+    // A reboot must go on then, as a daemon would.
+    if windows(&view).last().is_some_and(|window| window.closed.is_none()) {
+        say_line!(
+            "{name} does not run at the moment, and users are not served: the next start goes on until they are, and then parks"
+        );
+        return Exit::Done;
+    }
     match service::disarm(instance).await {
         Ok(stays_enabled) => {
             say_line!(
@@ -49,17 +57,17 @@ async fn pause_alone(instance: &Instance) -> Exit {
     }
 }
 
-/// Appends what `event` answers to the state of an open migration that no daemon runs, if anything.
-fn write_down(instance: &Instance, event: impl FnOnce(&View) -> Option<Event>) -> Result<(), Exit> {
+/// Appends what `event` answers to the state of an open migration that no daemon runs, if anything. Answers how it stands then.
+fn write_down(instance: &Instance, event: impl FnOnce(&View) -> Option<Event>) -> Result<View, Exit> {
     let _lock =
         InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::from(&error).because(&error))?;
     let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
     let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
-    let view = View::of(&store.load().map_err(|error| unusable(&error))?);
-    match event(&view).filter(|_| view.is_open()) {
-        Some(event) => store.append(&event).map(drop).map_err(|error| unusable(&error)),
-        None => Ok(()),
+    let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);
+    if let Some(event) = event(&view).filter(|_| view.is_open()) {
+        view.add(&store.append(&event).map_err(|error| unusable(&error))?);
     }
+    Ok(view)
 }
 
 /// What a resume writes down where no daemon runs, and the next one would not know that somebody wants it to go on: it was cut off
@@ -265,6 +273,12 @@ async fn decide_alone(instance: &Instance, choice: &Choice) -> Result<(), Exit> 
                 )));
             }
             Ok(Some(event)) => view.add(&store.append(&event).map_err(|error| unusable(&error))?),
+            // It is decided already; that somebody asks for it again takes a pause back.
+            Ok(None) if view.is_open() => {
+                if let Some(event) = goes_on(&view, service::is_armed(instance)) {
+                    view.add(&store.append(&event).map_err(|error| unusable(&error))?);
+                }
+            }
             Ok(None) => {}
             Err(why) => return Err(Exit::Failed.because(&why)),
         }
@@ -341,8 +355,14 @@ mod tests {
         assert_eq!(commit_event(&view()), Ok(Some(Event::CommitAsked)));
         store.append(&Event::CommitAsked).unwrap();
         assert_eq!(commit_event(&view()), Ok(None));
+        store.append(&Event::PauseAsked).unwrap();
+        assert_eq!(commit_event(&view()), Ok(Some(Event::CommitAsked)), "who pauses is not sure any more");
         store.append(&Event::Stopped { why: "it does not hold".into(), may: vec![MayDo::Commit] }).unwrap();
-        assert_eq!(commit_event(&view()), Ok(Some(Event::CommitDecided { by: "operator".into() })));
+        let decided = Event::CommitDecided { by: "operator".into() };
+        assert_eq!(commit_event(&view()), Ok(Some(decided.clone())));
+        assert!(view().paused);
+        store.append(&decided).unwrap();
+        assert!(!view().paused, "it would stand still instead of committing");
     }
 
     #[test]

@@ -228,6 +228,16 @@ impl Engine {
         }
     }
 
+    /// Makes durable that the next start tries again what has failed because the machine goes down. A pause that was asked for stays.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub fn put_off(&self) -> Result<(), EngineError> {
+        let paused = self.journal.with(|view| view.paused);
+        self.go_on()?;
+        if paused { self.append(&Event::PauseAsked) } else { Ok(()) }
+    }
+
     /// Goes on until the migration is over, parked, or needs an operator. A migration that waited for one counts as resumed.
     ///
     /// # Errors
@@ -334,7 +344,13 @@ impl Engine {
                 Some(crate::state::Decision::Commit { .. }) => {
                     Err("it is already committed: there is no way back".into())
                 }
-                Some(_) => Ok("it is already rolling back".into()),
+                Some(_) => {
+                    let again = if view.paused { self.append(&Event::PauseTakenBack) } else { Ok(()) };
+                    again.map_err(|error| error.to_string()).map(|()| {
+                        self.unpark();
+                        "it is already rolling back".into()
+                    })
+                }
                 // Durable before it is promised: a daemon that dies during the call must not go on forward.
                 None => match self.append(&Event::RollbackDecided { cause: operators_cause() }) {
                     Ok(()) => {

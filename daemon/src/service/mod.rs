@@ -59,12 +59,12 @@ pub async fn run(instance: &Instance, steps: StepsRunAs) -> Exit {
         Ok(Begun::Run(engine, _lock)) => go(instance, *engine, &teller).await,
         Ok(Begun::Ended(view, end, _lock)) => {
             teller.ready();
-            wrap_up(instance, &view, &teller).await;
+            kept_alive(&teller, wrap_up(instance, &view, &teller)).await;
             exit_of(&end)
         }
         Ok(Begun::Stands(view, _lock)) => {
             teller.ready();
-            wrap_up(instance, &view, &teller).await;
+            kept_alive(&teller, wrap_up(instance, &view, &teller)).await;
             let why =
                 "the run stood still when it was cut off, and still does; start again if it is to go on";
             teller.aside(journal::ids::NEEDS_OPERATOR, journal::Priority::Notice, why);
@@ -199,7 +199,7 @@ async fn wrap_up(instance: &Instance, view: &View, teller: &Teller) {
     {
         teller.failed(&format!("could not write the report {}: {error}", instance.report_path().display()));
     }
-    if view.closed.is_some() || view.stop.is_some() || view.paused {
+    if view.closed.is_some() || view.stop.is_some() || view.parked && view.paused {
         armed::disarmed(instance, view.is_open(), teller).await;
     }
     if view.closed.is_some() {
@@ -244,7 +244,7 @@ async fn go(instance: &Instance, mut engine: Engine, teller: &Arc<Teller>) -> Ex
     let mut result = engine.run(&mut commands).await;
     // While the machine goes down systemd refuses jobs, and steps fail by that: the next start tries them again.
     if matches!(result, Ok(Finish::Waiting(_))) && engine.is_stopping() && machine_goes_down().await {
-        result = engine.go_on().map(|()| Finish::Parked);
+        result = engine.put_off().map(|()| Finish::Parked);
     }
     // A service that exits well before it was ready counts as failed, and is started again.
     if matches!(result, Ok(Finish::Parked)) {

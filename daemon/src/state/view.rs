@@ -155,11 +155,13 @@ impl View {
             }
             Event::CommitAsked => (self.commit_asked, self.paused) = (true, false),
             Event::CommitTakenBack => self.commit_asked = false,
-            Event::PauseAsked => self.paused = true,
+            // Who pauses is not sure any more.
+            Event::PauseAsked => (self.commit_asked, self.paused) = (false, true),
             Event::PauseTakenBack | Event::Unparked => self.paused = false,
             Event::CommitDecided { by } => {
                 self.decision = Some(Decision::Commit { at: record.at, by: by.clone() });
                 self.stop = None;
+                self.paused = false;
             }
             Event::Parked => {}
             Event::Stopped { why, may } => {

@@ -202,6 +202,9 @@ fn a_pause_is_over_when_an_operator_decides_or_resumes_and_not_when_systemd_stop
     // A reboot comes between: it is to be carried out by the next start.
     assert!(!paused(&[Command::Park, Command::Stop, Command::Rollback]));
 
+    // Also one that asks for what is decided already.
+    assert!(!paused(&[Command::Rollback, Command::Park, Command::Rollback]));
+
     let script = Script { then: Some(Then::Wait), ..Script::default() };
     let questions = [Command::Park, Command::Commit];
     let asked = asked_when(|event| matches!(event, Event::SoakStarted), &script, &questions);
@@ -238,4 +241,36 @@ fn what_users_work_on_cannot_be_aborted_and_can_be_rolled_back() {
     assert_eq!(asked.answers, [Err(NOTHING_TO_ABORT.to_owned())]);
     let asked = asked_when(content, &Script::default(), &[Command::Rollback]);
     assert_eq!(end_of(&asked.finish), &End::RolledBack { left: vec![] });
+}
+
+#[test]
+fn what_failed_because_the_machine_goes_down_is_tried_again_and_a_pause_stays() {
+    for pauses in [false, true] {
+        let lab = Lab::new();
+        let plan = plan(lab.dir.path(), &Script::default());
+        let store = Arc::new(MemoryStore::default());
+        let stopped = Event::Stopped { why: "systemd refuses jobs".into(), may: vec![] };
+        for event in
+            [Some(started(&plan)), pauses.then_some(Event::PauseAsked), Some(stopped)].iter().flatten()
+        {
+            store.append(event).unwrap();
+        }
+        let steps = Steps {
+            world: Arc::new(Mutex::new(World::new())),
+            script: Script::default(),
+            left: Arc::default(),
+        };
+        let engine = Engine::new(
+            plan,
+            Arc::clone(&store) as Arc<dyn Store>,
+            Arc::new(steps),
+            Arc::new(NoSecrets),
+            Arc::new(Deaf),
+            Arc::new(LateClock::default()),
+        )
+        .unwrap();
+        engine.put_off().unwrap();
+        let view = View::of(&store.load().unwrap());
+        assert_eq!((view.stop, view.paused, view.parked), (None, pauses, false));
+    }
 }
