@@ -23,7 +23,8 @@ pub struct Needs {
     /// Device nodes other than /dev/null and its like.
     #[serde(skip_serializing_if = "is_false")]
     pub devices: bool,
-    /// To mount file systems itself; needs `CAP_SYS_ADMIN` in [`Needs::capabilities`](field@Needs::capabilities), too. Mounts are seen by the step alone; what the host shall see is a mount unit.
+    /// To mount file systems itself; needs `CAP_SYS_ADMIN` in [`Needs::capabilities`](field@Needs::capabilities), too. Mounts are seen
+    /// by the step alone; what the host shall see is a mount unit.
     #[serde(skip_serializing_if = "is_false")]
     pub mounts: bool,
     /// Namespaces of its own, as rootless containers have.

@@ -59,15 +59,35 @@ async fn pause_alone(instance: &Instance) -> Exit {
 
 /// Appends what `event` answers to the state of an open migration that no daemon runs, if anything. Answers how it stands then.
 fn write_down(instance: &Instance, event: impl FnOnce(&View) -> Option<Event>) -> Result<View, Exit> {
-    let _lock =
-        InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::from(&error).because(&error))?;
-    let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
-    let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
-    let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);
-    if let Some(event) = event(&view).filter(|_| view.is_open()) {
-        view.add(&store.append(&event).map_err(|error| unusable(&error))?);
+    let mut state = HeldState::of(instance)?;
+    if let Some(event) = event(&state.view).filter(|_| state.view.is_open()) {
+        state.append(&event)?;
     }
-    Ok(view)
+    Ok(state.view)
+}
+
+/// The state of an instance that no daemon runs, and none can run meanwhile.
+struct HeldState {
+    _lock: InstanceLock,
+    store: SqliteStore,
+    view: View,
+}
+
+impl HeldState {
+    fn of(instance: &Instance) -> Result<Self, Exit> {
+        let lock =
+            InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::from(&error).because(&error))?;
+        let store =
+            SqliteStore::open(&instance.state_path()).map_err(|error| Exit::Unusable.because(&error))?;
+        let view = View::of(&store.load().map_err(|error| Exit::Unusable.because(&error))?);
+        Ok(HeldState { _lock: lock, store, view })
+    }
+
+    fn append(&mut self, event: &Event) -> Result<(), Exit> {
+        let record = self.store.append(event).map_err(|error| Exit::Unusable.because(&error))?;
+        self.view.add(&record);
+        Ok(())
+    }
 }
 
 /// What a resume writes down where no daemon runs, and the next one would not know that somebody wants it to go on: it was cut off
@@ -260,29 +280,25 @@ fn carried_out(status: &Status, goes_back: bool) -> Option<Exit> {
 /// No daemon runs: writes the decision down, and starts the unit, which carries it out.
 async fn decide_alone(instance: &Instance, choice: &Choice) -> Result<(), Exit> {
     let decided = {
-        let _lock =
-            InstanceLock::take(&instance.state_dir()).map_err(|error| Exit::from(&error).because(&error))?;
-        let unusable = |error: &dyn std::fmt::Display| Exit::Unusable.because(error);
-        let store = SqliteStore::open(&instance.state_path()).map_err(|error| unusable(&error))?;
-        let mut view = View::of(&store.load().map_err(|error| unusable(&error))?);
-        match (choice.event)(&view) {
-            Ok(Some(_)) if !view.is_open() => {
+        let mut state = HeldState::of(instance)?;
+        match (choice.event)(&state.view) {
+            Ok(Some(_)) if !state.view.is_open() => {
                 return Err(Exit::Failed.because(&format!(
                     "the migration has just ended; see `connect-migrator status {}`",
                     instance.name()
                 )));
             }
-            Ok(Some(event)) => view.add(&store.append(&event).map_err(|error| unusable(&error))?),
+            Ok(Some(event)) => state.append(&event)?,
             // It is decided already; that somebody asks for it again takes a pause back.
-            Ok(None) if view.is_open() => {
-                if let Some(event) = goes_on(&view, service::is_armed(instance)) {
-                    view.add(&store.append(&event).map_err(|error| unusable(&error))?);
+            Ok(None) if state.view.is_open() => {
+                if let Some(event) = goes_on(&state.view, service::is_armed(instance)) {
+                    state.append(&event)?;
                 }
             }
             Ok(None) => {}
             Err(why) => return Err(Exit::Failed.because(&why)),
         }
-        view
+        state.view
     };
     // It was decided and carried out since it was looked at: a start would begin another migration.
     if !decided.is_open() {
